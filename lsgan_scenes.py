@@ -12,14 +12,15 @@ TensorFlow's turned by 180 degrees, equivalent as initial weights are i.i.d. Eve
 """
 
 import json
-import math
 import os
-import signal
 import sys
 import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # or threads that wait take the cores from the data workers
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -28,9 +29,8 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from data import DataError
+from data import DataError, runs
 from data.images import open_images
-from data.runs import load_batches, save_curves, write_file
 
 
 # ---------------------------------------------------------------- settings
@@ -249,7 +249,7 @@ def generate(G: nn.Module, z: Tensor) -> Tensor:
 
 def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
     """Writes uint8 pictures [n, H, W, channels] as one PNG."""
-    with write_file(path) as file:
+    with runs.write_file(path) as file:
         save_image(pictures.permute(0, 3, 1, 2) / 255, file, format="png", nrow=columns, pad_value=1)
 
 
@@ -261,14 +261,13 @@ def sample(args: Namespace) -> None:
             fail(f"{out / name} exists; --out FOLDER writes elsewhere")
     G = Generator(args.size, args.width, args.z_dim)
     load_checkpoint(args.sample, {"G": G})
-    device = pick_device(args.gpu)
-    G.to(device)
+    G.to(device := pick_device(args.gpu))
     pictures = torch.empty(args.n, args.size, args.size, 3, dtype=torch.uint8)
     for i in tqdm(range(0, args.n, 64), unit_scale=64, unit=" images", disable=None):
         z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64)[: args.n - i]
         pictures[i : i + 64] = generate(G, z.to(device))
     out.mkdir(parents=True, exist_ok=True)
-    with write_file(out / "samples.npy") as file:
+    with runs.write_file(out / "samples.npy") as file:
         np.save(file, pictures.numpy())
     save_grid(pictures[:64], out / "grid.png")
     print(f"wrote {out / 'samples.npy'} ({args.n} pictures) and {out / 'grid.png'}")
@@ -278,7 +277,7 @@ def sample(args: Namespace) -> None:
 def save_checkpoint(path: Path, objects: dict, **values) -> None:
     """Writes the states of `objects` (networks and optimisers) and plain values, in one dict."""
     states = {name: item.state_dict() for name, item in objects.items()}
-    with write_file(path) as file:
+    with runs.write_file(path) as file:
         torch.save({"script": Path(__file__).stem, **values, **states}, file)
 
 
@@ -301,9 +300,7 @@ def load_checkpoint(path: Path | str, objects: dict) -> dict:
 def train(args: Namespace) -> None:
     """Trains as `args` says and fills the run directory args.out. Raises DataError for unreadable data."""
     device = pick_device(args.gpu)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if "LOCAL_RANK" in os.environ:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    rank, world = runs.join_processes(device)
     if args.amp is None:
         args.amp = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     torch.backends.cudnn.deterministic = True  # a resumed run equals an uninterrupted one
@@ -321,6 +318,8 @@ def train(args: Namespace) -> None:
         if world > 1 and device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(net)  # in place: N GPUs equal one
         net.to(device, memory_format=torch.channels_last)
+        if args.compile:
+            net.compile()
     opt_g = torch.optim.Adam(G.parameters(), args.lr, betas=(args.beta1, 0.999), fused=True)
     opt_d = torch.optim.Adam(D.parameters(), args.lr, betas=(args.beta1, 0.999), fused=True)
     state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
@@ -337,76 +336,55 @@ def train(args: Namespace) -> None:
         save_checkpoint(out / name, state, args=kept, step=step, log=log)
 
     if rank == 0:
-        in_place = args.resume and Path(args.resume).resolve() == (out / "last.pt").resolve()
-        if not in_place and out.exists() and set(os.listdir(out)) - {"last.pt.tmp"}:
-            fail(f"{out} is in use: --resume goes on with the run in it, --out FOLDER starts another")
-        out.mkdir(parents=True, exist_ok=True)
+        runs.start_run(out, args.resume)
         save("last.pt")  # first of all, so that a run stopped at any moment can be resumed
         (out / "samples").mkdir(exist_ok=True)
-        with write_file(out / "args.json") as file:
-            file.write(json.dumps(kept, indent=1).encode())
-        with write_file(out / "log.csv") as file:
-            file.write("".join(log).encode())
+        (out / "args.json").write_text(json.dumps(kept, indent=1))
+        (out / "log.csv").write_text("".join(log))
         print(f"{out}: {len(dataset)} pictures, from step {step} to {args.steps} on {world} x {device}")
-        print("d_real, d_fake: D's mean answer to real and fake pictures", end="")
-        print(
-            "; least squares balances at d_loss 0.25, g_loss 0.125"
-            if args.loss == "ls"
-            else ", after a sigmoid"
-        )
+        print("d_loss, g_loss: least squares balances at 0.25, 0.125; d_real, d_fake: mean D(x), D(G(z))")
 
-    stop = []  # signals received
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: stop.append(number))
-    if args.compile:
-        G.compile()
-        D.compile()
-    loader = load_batches(dataset, args.batch_size, args.seed, step, args.steps, share, args.workers)
+    loader = runs.load_batches(dataset, args.batch_size, args.seed, step, args.steps, share, args.workers)
     bar = tqdm(total=args.steps, initial=step, unit=" steps", disable=rank > 0 or None)
-    then, before = time.perf_counter(), step
+    before, then = step, time.perf_counter()
     begin = then - float(log[-1].split(",")[-1] if len(log) > 1 else 0)
-    for step, pictures in enumerate(loader, step + 1):  # noqa: B020
-        real = pictures.to(device, non_blocking=True).permute(0, 3, 1, 2) / 127.5 - 1  # channels_last
-        z = noise(args.batch_size, args.z_dim, args.seed, Z, step)[share].to(device, non_blocking=True)
-        losses = train_step(G, D, opt_g, opt_d, real, z, args.loss, args.a, args.b, args.c, args.amp)
-        bar.update()
+    with bar, runs.catch_signals() as stop:
+        for step, pictures in enumerate(loader, step + 1):  # noqa: B020
+            real = pictures.to(device, non_blocking=True).permute(0, 3, 1, 2) / 127.5 - 1  # channels_last
+            z = noise(args.batch_size, args.z_dim, args.seed, Z, step)[share].to(device, non_blocking=True)
+            losses = train_step(G, D, opt_g, opt_d, real, z, args.loss, args.a, args.b, args.c, args.amp)
+            bar.update()
 
-        every = (args.log_every, args.sample_every, args.save_every, args.keep_every or math.inf)
-        logs, draws, saves, keeps = (step % n == 0 or step == args.steps for n in every)
-        if not (logs or draws or saves or keeps or (stop and world == 1)):
-            continue  # nothing up to here waits for the device
-        norm = torch.nn.utils.get_total_norm([*G.parameters(), *D.parameters()])
-        report = torch.cat([losses, norm[None], losses.new_tensor([len(stop)])])
-        if world > 1:
-            dist.all_reduce(report)
-        *values, norm, stopped = (report / world).tolist()
-        if not math.isfinite(sum(values) + norm):
-            sys.exit(
-                f"step {step}: the losses or weights are not finite; the last good ones: {out / 'last.pt'}"
-            )
-        if rank == 0 and logs:
-            rate = (step - before) * args.batch_size / (time.perf_counter() - then)
-            then, before = time.perf_counter(), step
-            log.append(f"{step},{','.join(f'{v:.6g}' for v in values)},{rate:.1f},{then - begin:.1f}\n")
-            with open(out / "log.csv", "a") as file:
-                file.write(log[-1])
-            text = "d_loss {:.4f}  g_loss {:.4f}  d_real {:.3f}  d_fake {:.3f}  {:.0f} images/s".format(
-                *values, rate
-            )
-            bar.set_postfix_str(text) if not bar.disable else print(f"step {step}  {text}", flush=True)
-        if rank == 0 and draws:
-            fakes = generate(G, noise(64, args.z_dim, args.seed, GRID, 0).to(device))
-            save_grid(fakes, out / "samples" / f"step_{step:08}.png")
-            if fakes.float().std(0).mean() < 0.1 * pictures.float().std(0).mean():
-                print(f"step {step}: warning: the samples hardly differ from each other, G has collapsed")
-        if rank == 0 and (saves or stopped):
-            save("last.pt")
-            save_curves(out / "log.csv")
-        if rank == 0 and keeps:
-            save(f"step_{step:08}.pt")
-        if stopped:
-            sys.exit(128 + (stop or [signal.SIGTERM])[0])
-    bar.close()
+            every = (args.log_every, args.sample_every, args.save_every, args.keep_every)
+            logs, draws, saves, keeps = (n > 0 and (step % n == 0 or step == args.steps) for n in every)
+            if not (logs or draws or saves or keeps or (stop and world == 1)):
+                continue  # nothing up to here waits for the device
+            norm = torch.nn.utils.get_total_norm([*G.parameters(), *D.parameters()])
+            report = torch.cat([losses, norm[None], losses.new_tensor([len(stop)])])
+            if world > 1:
+                dist.all_reduce(report)
+            if not report.isfinite().all():
+                sys.exit(
+                    f"step {step}: loss or weights not finite; the last good checkpoint: {out / 'last.pt'}"
+                )
+            *values, norm, stopped = (report / world).tolist()
+            if rank == 0 and logs:
+                now = time.perf_counter()
+                row = [step, *values, (step - before) * args.batch_size / (now - then), now - begin]
+                text, before, then = runs.write_row(out / "log.csv", log, row), step, now
+                bar.set_postfix_str(text) if not bar.disable else print(text, flush=True)
+            if rank == 0 and draws:
+                fakes = generate(G, noise(64, args.z_dim, args.seed, GRID, 0).to(device))
+                save_grid(fakes, out / "samples" / f"step_{step:08}.png")
+                if fakes.float().std(0).mean() < 0.1 * pictures.float().std(0).mean():
+                    print(f"step {step}: warning: the samples hardly differ from each other, G has collapsed")
+            if rank == 0 and (saves or stopped):
+                save("last.pt")
+                runs.save_curves(out / "log.csv")
+            if rank == 0 and keeps:
+                save(f"step_{step:08}.pt")
+            if stopped:
+                sys.exit(128 + (stop or [15])[0])  # 130: Ctrl-C, 143: SIGTERM, perhaps another process's
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -417,7 +395,7 @@ def main(argv: list[str] | None = None) -> None:
             args = parse_args(argv, saved=load_checkpoint(args.sample or args.resume, {})["args"])
         sample(args) if args.sample else train(args)
     except (DataError, OSError) as error:
-        fail(error)
+        fail(str(error).splitlines()[-1])  # a data worker's error comes with its traceback
 
 
 if __name__ == "__main__":

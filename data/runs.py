@@ -1,5 +1,6 @@
 """What a training run needs around its method: batches in a seeded order, whole files, curves."""
 
+import atexit
 import contextlib
 import io
 import os
@@ -9,16 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
+
+from data import DataError
+
+ORDER = 1000  # a stream of random numbers that no script uses for anything else
 
 
 def load_batches(
     dataset: Dataset, batch_size: int, seed: int, start: int, stop: int, share=slice(None), workers=0
 ):
-    """A DataLoader of whole batches, one for each of the steps start + 1 ... stop.
+    """Whole batches, `share` of each for this process, one for each of the steps start + 1 ... stop.
 
-    Every epoch is a new permutation, a function of (seed, epoch), and drops its last partial batch, so the batch of a
-    step depends on neither the start nor `workers`. `share` is the slice of each batch that this process takes.
+    Every epoch is a new permutation, a function of (seed, epoch), and drops its last partial batch. So the
+    batch of a step depends neither on where training started nor on the number of workers.
     """
     per_epoch = len(dataset) // batch_size
 
@@ -26,9 +32,8 @@ def load_batches(
         for step in range(start, stop):
             epoch, i = divmod(step, per_epoch)
             if i == 0 or step == start:
-                order = np.random.default_rng(np.random.SeedSequence([seed, 1000, epoch])).permutation(
-                    len(dataset)
-                )
+                generator = np.random.default_rng(np.random.SeedSequence([seed, ORDER, epoch]))
+                order = generator.permutation(len(dataset))
             yield order[i * batch_size : (i + 1) * batch_size][share]
 
     return DataLoader(
@@ -48,9 +53,38 @@ def ignore_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+def join_processes(device: torch.device) -> tuple[int, int]:
+    """(rank, number of processes): (0, 1), unless torchrun started this process as one of several."""
+    if "LOCAL_RANK" not in os.environ:
+        return 0, 1
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(dist.destroy_process_group)
+    return dist.get_rank(), dist.get_world_size()
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[list[int]]:
+    """Inside, SIGINT and SIGTERM do not interrupt: their numbers are appended to the list."""
+    caught = []
+    old = {n: signal.signal(n, lambda n, frame: caught.append(n)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def start_run(out: Path, resume: str | None) -> None:
+    """Makes the run directory. Raises DataError if something is in it, but for the run that is resumed."""
+    in_place = resume and Path(resume).resolve() == (out / "last.pt").resolve()
+    if not in_place and out.exists() and set(os.listdir(out)) - {"last.pt.tmp"}:
+        raise DataError(f"{out} is in use: --resume goes on with the run in it, --out FOLDER starts another")
+    out.mkdir(parents=True, exist_ok=True)
+
+
 @contextlib.contextmanager
 def write_file(path: Path) -> Iterator[io.BytesIO]:
-    """`with write_file(path) as file`: whatever happens, `path` is whole afterwards, the old file or the new one."""
+    """`with write_file(path) as file`: whatever happens, `path` is then whole, the old file or the new."""
     temporary = path.with_name(path.name + ".tmp")
     buffer = io.BytesIO()
     yield buffer
@@ -63,6 +97,15 @@ def write_file(path: Path) -> Iterator[io.BytesIO]:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_row(path: Path, log: list[str], row: list[float]) -> str:
+    """Adds a row to `log`, whose first line is the header, and to the file; returns it in words."""
+    log.append(",".join(f"{value:.7g}" for value in row) + "\n")
+    with open(path, "a") as file:
+        file.write(log[-1])
+    names = log[0].split(",")
+    return f"step {row[0]}  " + "  ".join(f"{n} {v:.4g}" for n, v in zip(names[1:-1], row[1:-1]))
 
 
 def save_curves(log: Path) -> None:
