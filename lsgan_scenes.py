@@ -18,9 +18,7 @@ import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # or threads that wait take the cores from the data workers
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave their core to the data workers
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -349,7 +347,7 @@ def train(args: Namespace) -> None:
     before, then = step, time.perf_counter()
     begin = then - float(log[-1].split(",")[-1] if len(log) > 1 else 0)
     with bar, runs.catch_signals() as stop:
-        for step, pictures in enumerate(loader, step + 1):  # noqa: B020
+        for step, pictures in enumerate(loader, before + 1):
             real = pictures.to(device, non_blocking=True).permute(0, 3, 1, 2) / 127.5 - 1  # channels_last
             z = noise(args.batch_size, args.z_dim, args.seed, Z, step)[share].to(device, non_blocking=True)
             losses = train_step(G, D, opt_g, opt_d, real, z, args.loss, args.a, args.b, args.c, args.amp)
