@@ -1,0 +1,551 @@
+"""data.download against a local server that breaks off, lies, changes its mind and sends hostile files."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import stat
+import threading
+import time
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from data import DataError, download
+
+MDB = os.urandom(300_000)
+NAME = "/bedroom_train_lmdb.zip"
+
+
+def make_zip(files: dict, compression=zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def lsun_zip(mdb: bytes) -> bytes:
+    folder = "bedroom_train_lmdb/"
+    return make_zip({folder: b"", f"{folder}data.mdb": mdb, f"{folder}lock.mdb": b"lock"})
+
+
+GOOD = lsun_zip(MDB)
+
+
+class Site(ThreadingHTTPServer):
+    """`files`: path -> bytes. `script`: a dict for each request to come, how its answer misbehaves."""
+
+    daemon_threads = False  # so that closing the server waits for them
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.tag, self.date = {NAME: GOOD}, '"v1"', "Wed, 21 Oct 2015 07:28:00 GMT"
+        self.script, self.always, self.log = [], {}, []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        site, how = self.server, self.server.always
+        if site.script:
+            how = site.script.pop(0)
+        if "change" in how:
+            site.files[NAME], site.tag = how["change"]
+        body, wanted, condition = site.files.get(self.path), self.headers["Range"], self.headers["If-Range"]
+        status = how.get("status", 404 if body is None else 200)
+        site.log.append((status, self.path, wanted, condition))
+        if status != 200:
+            return self.send_error(status)
+        start, tags = 0, {site.tag, site.date}
+        if (
+            wanted
+            and not how.get("no_range")
+            and (condition is None or condition in tags or how.get("blind"))
+        ):
+            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) + how.get("shift", 0)
+            if start >= len(body):
+                return self.send_error(416)
+            self.send_response(206)
+            self.send_header(
+                "Content-Range", f"bytes {start + how.get('shift', 0)}-{len(body) - 1}/{len(body)}"
+            )
+        else:
+            self.send_response(200)
+        if not how.get("no_length"):
+            self.send_header("Content-Length", str(len(body) - start + how.get("lie", 0)))
+        if site.tag:
+            self.send_header("ETag", site.tag)
+        if site.date:
+            self.send_header("Last-Modified", site.date)
+        self.send_header("Content-Type", how.get("type", "application/zip"))
+        self.end_headers()
+        self.wfile.write(body[start:][: how.get("stop")])
+        if "interrupt" in how:
+            while not how["interrupt"]():
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGINT)
+            with contextlib.suppress(OSError):
+                self.rfile.read(1)  # until the client hangs up
+
+
+@pytest.fixture
+def site():
+    server = Site()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def run(site, tmp_path, capsys, monkeypatch):
+    """run("lsun", "bedroom") -> (exit code, stdout, stderr), in an empty folder; no pauses, four tries."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        code = 0
+        try:
+            download.main(argv, lsun=site.url, hwdb=site.url, pauses=(0, 0, 0))
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+PART = Path("lsun/bedroom_train_lmdb.part")
+
+
+def assert_complete(content: bytes = MDB) -> None:
+    """The LMDB is there, and nothing else is."""
+    assert Path("lsun/bedroom_train_lmdb/data.mdb").read_bytes() == content
+    assert sorted(str(path) for path in Path().rglob("*")) == [
+        "lsun",
+        "lsun/bedroom_train_lmdb",
+        "lsun/bedroom_train_lmdb/data.mdb",
+    ]
+
+
+def assert_refused(answer: tuple, text: str) -> None:
+    """Exit code 2, one line with that text, nothing under the final name."""
+    code, _, err = answer
+    assert code == 2
+    assert err.startswith("data.download: error: ") and err.count("\n") == 1 and text in err, err
+    assert not Path("lsun/bedroom_train_lmdb").exists()
+
+
+def test_lsun(run, site):
+    code, out, err = run("lsun", "bedroom")
+    assert (code, err) == (0, "")
+    assert out.endswith("complete; next: python lsgan_scenes.py --data lsun/bedroom --gpu 0\n")
+    assert_complete()
+    assert site.log == [(200, NAME, None, None)]
+
+
+def test_what_is_complete_is_neither_downloaded_nor_touched(run, site):
+    Path("lsun/bedroom_train_lmdb").mkdir(parents=True)
+    Path("lsun/bedroom_train_lmdb/data.mdb").write_bytes(b"mine")
+    code, out, _ = run("lsun", "bedroom")
+    assert code == 0 and "--data lsun/bedroom " in out and site.log == []
+    assert_complete(b"mine")
+
+
+def test_val_split_and_another_folder(run, site):
+    site.files["/tower_val_lmdb.zip"] = make_zip({"tower_val_lmdb/data.mdb": MDB})
+    code, out, _ = run("lsun", "tower", "--split", "val", "--out", "my data/x")
+    assert code == 0 and out.endswith("--data 'my data/x/tower_val_lmdb' --gpu 0\n")
+    assert Path("my data/x/tower_val_lmdb/data.mdb").read_bytes() == MDB
+
+
+def test_addresses_and_pauses_of_the_real_thing():
+    assert download.LSUN == "http://dl.yf.io/lsun/scenes"
+    assert download.HWDB == "http://www.nlpr.ia.ac.cn/databases/Download/Offline/CharData"
+    assert list(download.PAUSES) == sorted(set(download.PAUSES))
+
+
+# Breaking off and continuing
+
+
+def test_continues_where_it_broke_off(run, site):
+    site.script = [{"stop": 100_000}, {"stop": 50_000}, {"stop": 0}]
+    code, out, _ = run("lsun", "bedroom")
+    assert code == 0 and out.count("trying again") == 3
+    assert_complete()
+    assert [entry[2:] for entry in site.log] == [
+        (None, None),
+        ("bytes=100000-", site.date),
+        ("bytes=150000-", site.date),
+        ("bytes=150000-", site.date),
+    ]
+
+
+def test_many_breaks_are_fine_as_long_as_something_arrives(run, site):
+    site.always = {"stop": 20_000}
+    assert run("lsun", "bedroom")[0] == 0
+    assert_complete()
+    assert len(site.log) > 10  # more than the four tries that may bring nothing
+
+
+def test_gives_up_when_nothing_new_arrives_and_the_next_run_continues(run, site):
+    site.script = [{"stop": 100_000}]
+    site.always = {"stop": 0}
+    answer = run("lsun", "bedroom")
+    assert_refused(answer, f"100,000 of {len(GOOD):,} bytes have arrived")
+    assert "run the same command again to continue" in answer[2]
+    assert len(site.log) == 4 and PART.read_bytes() == GOOD[:100_000]
+    site.always = {}
+    assert run("lsun", "bedroom")[0] == 0
+    assert site.log[-1] == (200, NAME, "bytes=100000-", site.date)
+    assert_complete()
+
+
+def test_pauses_grow_and_start_again_after_progress(site, tmp_path, monkeypatch):
+    slept = []
+    monkeypatch.setattr(download.time, "sleep", slept.append)
+    site.script = [{"stop": 9}, {"stop": 0}, {"stop": 0}, {"stop": 9}, {"stop": 0}]
+    download.fetch(site.url + NAME, tmp_path / "bedroom_train_lmdb", pauses=(1, 2, 3))
+    assert slept == [1, 2, 3, 1, 2]
+
+
+def test_ctrl_c_keeps_the_part(run, site):
+    site.script = [{"stop": 130_000, "interrupt": lambda: PART.exists() and PART.stat().st_size > 50_000}]
+    code, _, err = run("lsun", "bedroom")
+    assert code == 130 and err.count("\n") == 1 and "run the same command again to continue" in err
+    kept = PART.stat().st_size
+    assert 50_000 < kept <= 130_000 and PART.read_bytes() == GOOD[:kept]
+    assert run("lsun", "bedroom")[0] == 0
+    assert site.log[-1][2] == f"bytes={kept}-"
+    assert_complete()
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_server_in_trouble_is_asked_again(run, site, status):
+    site.script = [{"status": status}, {"stop": 5000}, {"status": status}]
+    assert run("lsun", "bedroom")[0] == 0
+    assert_complete()
+
+
+def test_a_server_that_stays_in_trouble(run, site):
+    site.always = {"status": 500}
+    assert_refused(run("lsun", "bedroom"), "HTTP Error 500")
+    assert len(site.log) == 4
+
+
+def test_not_found_is_final(run, site):
+    assert_refused(run("lsun", "ballroom"), "the server answers 404")
+    assert len(site.log) == 1
+
+
+def test_nobody_listens(run, site):
+    site.url = "http://127.0.0.1:9"
+    assert_refused(run("lsun", "bedroom"), "refused")
+
+
+# Servers with ideas of their own
+
+
+def test_a_server_without_ranges_starts_cleanly_over(run, site):
+    site.script = [{"stop": 100_000}, {"stop": 150_000, "no_range": True}, {"no_range": True}]
+    assert run("lsun", "bedroom")[0] == 0
+    assert_complete()
+
+
+def test_a_server_without_ranges_that_always_breaks_off_is_given_up(run, site):
+    site.script = [{"stop": stop, "no_range": True} for stop in (100_000, 90_000, 95_000, 99_000)]
+    assert_refused(run("lsun", "bedroom"), "given up after 4 tries")
+    assert len(site.log) == 4
+
+
+OTHER = os.urandom(len(MDB))
+CHANGED = lsun_zip(OTHER)
+
+
+@pytest.mark.parametrize("blind", [False, True], ids=["If-Range heeded", "If-Range ignored"])
+@pytest.mark.parametrize("dated", [False, True], ids=["by ETag", "by Last-Modified"])
+def test_a_changed_file_starts_over(run, site, blind, dated):
+    assert len(CHANGED) == len(GOOD)  # so that the length does not tell
+    if not dated:
+        site.date = None
+    site.script = [{"stop": 100_000}, {"stop": 100_000}]
+    site.always = {"stop": 0}
+    assert run("lsun", "bedroom")[0] == 2
+    site.always = {"blind": blind}
+    site.files[NAME] = CHANGED
+    if dated:
+        site.date = "Thu, 22 Oct 2015 07:28:00 GMT"
+    else:
+        site.tag = '"v2"'
+    assert run("lsun", "bedroom")[0] == 0
+    assert_complete(OTHER)
+
+
+@pytest.mark.parametrize("mdb", [OTHER[:200_000], OTHER + OTHER], ids=["shorter", "longer"])
+def test_a_changed_length_starts_over_where_the_server_names_no_version(run, site, mdb):
+    site.tag = site.date = None
+    site.script = [{"stop": 250_000}, {"change": (lsun_zip(mdb), None)}]
+    assert run("lsun", "bedroom")[0] == 0
+    assert_complete(mdb)
+
+
+def test_a_piece_from_the_wrong_place_is_not_used(run, site):
+    site.script = [{"stop": 1000}, {"shift": 7}]
+    assert run("lsun", "bedroom")[0] == 0
+    assert_complete()
+
+
+def test_more_promised_than_there_is(run, site):
+    site.always = {"lie": 1000}
+    answer = run("lsun", "bedroom")
+    assert_refused(answer, "given up after 4 tries")
+    assert f"{len(GOOD):,} of {len(GOOD) + 1000:,} bytes have arrived" in answer[1]
+    assert len(site.log) == 4 and PART.read_bytes() == GOOD
+
+
+def test_less_promised_than_there_is(run, site):
+    site.always = {"lie": -1000}
+    assert_refused(run("lsun", "bedroom"), "is damaged")
+
+
+def test_no_length_at_all(run, site):
+    site.always = {"no_length": True}
+    assert run("lsun", "bedroom")[0] == 0
+    assert_complete()
+
+
+def test_a_login_page_does_not_replace_the_part(run, site):
+    site.script = [{"stop": 100_000}, {"type": "text/html; charset=utf-8", "no_range": True}]
+    assert_refused(run("lsun", "bedroom"), "gave a web page")
+    assert PART.read_bytes() == GOOD[:100_000]
+
+
+# Disk
+
+
+@pytest.mark.parametrize("argv, copies", [(("lsun", "bedroom"), 2), (("hwdb1.0",), 1)])
+def test_free_space_is_checked_first(run, site, monkeypatch, argv, copies):
+    site.files |= {f"/{name}": GOOD for name in download.HWDB_ZIPS}
+    free = copies * len(GOOD)
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free - 1))
+    answer = run(*argv)
+    assert_refused(answer, "MB of space still needed")
+    assert not list(Path().rglob("*.part"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    assert run(*argv)[0] == 0
+
+
+def test_disk_full_keeps_the_part(run, site):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        answer = run("lsun", "bedroom")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_refused(answer, "File too large")
+    assert "run the same command again to continue" in answer[2]
+    assert PART.read_bytes() == GOOD[:100_000]
+    assert run("lsun", "bedroom")[0] == 0
+    assert_complete()
+
+
+def test_a_break_while_unpacking_does_not_cost_the_download(run, site, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "check", interrupt)
+        assert run("lsun", "bedroom")[0] == 130
+    assert not Path("lsun/bedroom_train_lmdb").exists()
+    assert run("lsun", "bedroom")[0] == 0 and len(site.log) == 1
+
+
+def test_disk_full_while_unpacking_keeps_the_part(run, site, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    PART.parent.mkdir()
+    PART.write_bytes(GOOD)
+    Path(f"{PART}.json").write_text(json.dumps({"length": len(GOOD), "tag": None}))
+    with monkeypatch.context() as patch:
+        patch.setattr(download.shutil, "copyfileobj", full)
+        assert_refused(run("lsun", "bedroom"), "No space left on device; what has arrived is kept")
+    assert PART.read_bytes() == GOOD
+
+
+def test_output_that_cannot_be_written(run, site):
+    Path("lsun").write_text("a file")
+    assert_refused(run("lsun", "bedroom"), "lsun")
+
+
+# Damaged and hostile zip files
+
+
+def with_link() -> bytes:
+    link = zipfile.ZipInfo("bedroom_train_lmdb/data.mdb")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return make_zip({link: b"/etc/passwd"})
+
+
+HOSTILE = {
+    "climbs out": (make_zip({"../data.mdb": MDB}), "leads out"),
+    "climbs out later": (make_zip({"a/data.mdb": MDB, "a/../../b": b""}), "leads out"),
+    "climbs out backwards": (make_zip({"a/data.mdb": MDB, "..\\b": b""}), "leads out"),
+    "absolute": (make_zip({"/tmp/data.mdb": MDB}), "leads out"),
+    "drive": (make_zip({"C:/x/data.mdb": MDB}), "leads out"),
+    "symlink": (with_link(), "leads out"),
+    "bomb": (make_zip({"a/data.mdb": bytes(50_000_000)}), "20-fold"),
+    "many files of zeros": (
+        make_zip({f"a{i}/data.mdb": bytes(10**6) for i in range(9)}),
+        "20-fold",
+    ),
+    "two": (make_zip({"a/data.mdb": MDB, "b/data.mdb": MDB}), "2 files data.mdb"),
+    "none": (make_zip({"a/readme": MDB}), "0 files data.mdb"),
+    "not a zip": (MDB, "is damaged"),
+    "empty": (b"", "is damaged"),
+    "cut": (GOOD[:-30], "is damaged"),
+    "flipped bit": (GOOD[:5000] + bytes([GOOD[5000] ^ 1]) + GOOD[5001:], "is damaged"),
+}
+
+
+@pytest.mark.parametrize("content, text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_zip(run, site, content, text):
+    site.files[NAME] = content
+    answer = run("lsun", "bedroom")
+    assert_refused(answer, text)
+    assert {str(path) for path in Path().rglob("*") if path.is_file()} <= {
+        str(PART),
+        f"{PART}.json",
+        "lsun/bedroom_train_lmdb.unpacked/data.mdb",
+    }
+    assert run("lsun", "bedroom")[2] == answer[2]  # the same answer, without asking the server again ...
+    requests = len(site.log)
+    PART.unlink()  # ... until the file is deleted
+    site.files[NAME] = GOOD
+    assert run("lsun", "bedroom")[0] == 0
+    assert requests == (2 if content == b"" else 1) and len(site.log) == requests + 1
+    assert_complete()
+
+
+def lying_directory(size: int) -> bytes:
+    """A zip file whose directory gives data.mdb fewer bytes than it has."""
+    content = bytearray(make_zip({"a/data.mdb": MDB}))
+    entry = content.rindex(b"PK\x01\x02")
+    content[entry + 24 : entry + 28] = size.to_bytes(4, "little")
+    return bytes(content)
+
+
+@pytest.mark.parametrize("size", [100, len(MDB) - 1])
+def test_a_file_with_more_bytes_than_declared(run, site, size):
+    site.files[NAME] = lying_directory(size)
+    assert_refused(run("lsun", "bedroom"), "is damaged")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4), st.booleans())
+@example([(318, 192)], False)  # a directory that starts before the file: EINVAL, no fault of the disk
+def test_any_damage_is_one_error_or_does_no_harm(tmp_path, changes, lmdb):
+    small = bytes(range(100))
+    content = bytearray(make_zip({"a/data.mdb": small, "a/lock.mdb": b"lock"}))
+    for position, value in changes:
+        content[position % len(content)] = value
+    path = tmp_path / "x.zip.part"
+    path.write_bytes(content)
+    try:
+        download.check(path, tmp_path if lmdb else None)
+    except DataError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+    else:
+        assert not lmdb or (tmp_path / "data.mdb").read_bytes() == small
+
+
+def test_a_line_break_in_a_name_does_not_break_the_line(tmp_path):
+    path = tmp_path / "x.zip.part"
+    path.write_bytes(make_zip({"a\nb": b"content"}, zipfile.ZIP_STORED).replace(b"content", b"CONTENT"))
+    with pytest.raises(DataError, match=r"wrong CRC of 'a\\nb'"):
+        download.check(path, None)
+
+
+# HWDB
+
+
+@pytest.fixture
+def characters(site):
+    site.files |= {
+        f"/{name}": make_zip({f"{name[:-4]}/001.gnt": name.encode() * 9}) for name in download.HWDB_ZIPS
+    }
+    return site
+
+
+def test_hwdb_keeps_the_zip_files(run, characters):
+    code, out, err = run("hwdb1.0")
+    assert (code, err) == (0, "")
+    assert out.endswith("complete; next: python lsgan_cond_chars.py --data hwdb1.0 --gpu 0\n")
+    assert sorted(path.name for path in Path("hwdb1.0").iterdir()) == sorted(download.HWDB_ZIPS)
+    assert all(
+        Path("hwdb1.0", name).read_bytes() == characters.files[f"/{name}"] for name in download.HWDB_ZIPS
+    )
+
+
+def test_hwdb_downloads_only_what_is_missing(run, characters):
+    run("hwdb1.0")
+    Path("hwdb1.0", download.HWDB_ZIPS[2]).unlink()
+    Path("hwdb1.0", download.HWDB_ZIPS[0]).write_bytes(b"mine")
+    characters.log.clear()
+    assert run("hwdb1.0")[0] == 0
+    assert [entry[1] for entry in characters.log] == [f"/{download.HWDB_ZIPS[2]}"]
+    assert Path("hwdb1.0", download.HWDB_ZIPS[0]).read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "climbs out", "bomb"])
+def test_hwdb_gives_no_final_name_to_a_bad_zip(run, characters, damage):
+    name = download.HWDB_ZIPS[1]
+    characters.files[f"/{name}"], text = HOSTILE[damage]
+    assert_refused(run("hwdb1.0"), text)
+    assert Path("hwdb1.0", download.HWDB_ZIPS[0]).exists() and not Path("hwdb1.0", name).exists()
+
+
+def test_hwdb_names_the_tool_for_alz(run, characters):
+    characters.files[f"/{download.HWDB_ZIPS[3]}"] = make_zip({"Gnt1.0Test.alz": b"ALZ\x01"})
+    code, out, _ = run("hwdb1.0")
+    assert code == 0 and "'Gnt1.0Test.alz', an ALZip archive: unpack that with the program unalz" in out
+
+
+# Command line
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        (),
+        ("imagenet",),
+        ("lsun",),
+        ("lsun", "../bedroom"),
+        ("lsun", ""),
+        ("lsun", "bedroom", "--split", "test"),
+        ("lsun", "bedroom", "--ou", "x"),
+        ("hwdb1.0", "bedroom"),
+    ],
+)
+def test_bad_command_line(run, site, argv):
+    assert_refused(run(*argv), "")
+    assert not list(Path().iterdir()) and site.log == []
+
+
+def test_help_shows_the_defaults(run):
+    code, out, _ = run("--help")
+    assert code == 0 and "default: train" in out and "default: the dataset's name" in out
