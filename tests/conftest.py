@@ -1,0 +1,34 @@
+"""What the tests share: one thread, the real data's folder, and a command line run in this process."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real pictures and characters that LSGAN_DATA names; skips the test without it."""
+    if "LSGAN_DATA" not in os.environ:
+        pytest.skip("needs real data: set LSGAN_DATA to its folder")
+    return Path(os.environ["LSGAN_DATA"])
+
+
+@pytest.fixture
+def call(capsys):
+    """call(main, flag, ...) -> (exit code, stdout, stderr) of that command line, run in this process."""
+
+    def call(main, *flags):
+        capsys.readouterr()
+        try:
+            code = main([str(flag) for flag in flags])
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        if isinstance(code, str):  # sys.exit(text), as the interpreter treats it
+            code, err = 1, f"{err}{code}\n"
+        return code or 0, out, err
+
+    return call
