@@ -215,7 +215,7 @@ def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0, amp=
     autocast = torch.autocast(real.device.type, torch.bfloat16, enabled=amp)
     with autocast:
         fake = G(z)  # for both updates: G does not change in between
-        d_real, d_fake = D(real).float(), D(fake.detach()).float()  # two batches, two BN statistics
+        d_real, d_fake = D(real).to(real.dtype), D(fake.detach()).to(real.dtype)  # each its own BN statistics
     d_loss = discriminator_loss(d_real, d_fake, loss, a, b)
     opt_d.zero_grad()
     d_loss.backward()
@@ -224,7 +224,7 @@ def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0, amp=
 
     D.requires_grad_(False)  # only the gradient of D's input is needed now
     with autocast:
-        g_loss = generator_loss(D(fake).float(), loss, c)
+        g_loss = generator_loss(D(fake).to(real.dtype), loss, c)
     opt_g.zero_grad()
     g_loss.backward()
     average_gradients(G)

@@ -1,0 +1,455 @@
+"""data.images: which pictures are found, which pixels come out, and one line for everything that is wrong."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from data import DataError, images, sources
+from data.images import fit_picture, open_images
+
+REAL = os.environ.get("LSGAN_DATA")
+needs_real = pytest.mark.skipif(not REAL, reason="LSGAN_DATA names no folder with real pictures")
+
+
+def picture(seed, width=40, height=30, mode="RGB"):
+    colours = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
+    return Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def encode(image, kind):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_lmdb(folder, values):
+    folder.mkdir(parents=True, exist_ok=True)
+    with lmdb.open(str(folder), map_size=1 << 26) as env, env.begin(write=True) as txn:
+        for key, value in values.items():
+            txn.put(key.encode(), value)
+    return str(folder)
+
+
+def numbered(n, kind="WEBP"):
+    return {f"{i:040x}": encode(picture(i), kind) for i in range(n)}
+
+
+def write_pictures(folder, names):
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(i).save(folder / name)
+    return str(folder)
+
+
+def squash(value, size):
+    """The authors' pixels, by the obvious way."""
+    return np.asarray(Image.open(io.BytesIO(value)).convert("RGB").resize((size, size), Image.BILINEAR))
+
+
+def pixels(dataset):
+    return dataset[range(len(dataset))].numpy()
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG"])
+def test_lmdb_gives_squashed_pixels_in_the_order_of_the_keys(tmp_path, kind):
+    values = numbered(5, kind)
+    write_lmdb(tmp_path / "bedroom_train_lmdb", values)
+    dataset = open_images(str(tmp_path / "bedroom"), 16)
+    batch = dataset[np.array([3, 0, 4])]
+    assert batch.dtype == torch.uint8 and batch.shape == (3, 16, 16, 3) and batch.is_contiguous()
+    assert len(dataset) == 5 and dataset.labels is None and dataset.classes is None
+    expected = [squash(value, 16) for value in values.values()]
+    np.testing.assert_array_equal(batch.numpy(), np.stack(expected)[[3, 0, 4]])
+
+
+@pytest.mark.parametrize("spec", ["bedroom", "bedroom_train", "bedroom_train_lmdb"])
+def test_every_name_of_an_lmdb_finds_it(tmp_path, spec):
+    write_lmdb(tmp_path / "bedroom_train_lmdb", numbered(3))
+    assert len(open_images(str(tmp_path / spec), 16)) == 3
+
+
+def test_labels_are_key_prefixes(tmp_path):
+    values = {f"{name}/{i:05}": encode(picture(i), "PNG") for name in ("dog", "cat") for i in range(3)}
+    dataset = open_images(write_lmdb(tmp_path / "pets_train_lmdb", values), 16)
+    assert dataset.classes == ["cat", "dog"]
+    assert dataset.labels.dtype == np.int64 and dataset.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_labels_are_folders_whatever_their_language(tmp_path):
+    spec = write_pictures(tmp_path / "pictures", ["永/a.png", "cat/deep/b.jpg", "cat/c.webp", "永/D.JPG"])
+    dataset = open_images(spec, 16)
+    assert dataset.classes == ["cat", "永"] and dataset.labels.tolist() == [0, 0, 1, 1]
+    (tmp_path / "pictures" / ".hidden.png").write_bytes(b"x")
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    picture(9).save(tmp_path / "pictures" / "loose.png")  # a picture of no class
+    dataset = open_images(spec, 16)
+    assert len(dataset) == 5 and dataset.labels is None
+
+
+def test_limit_is_spread_over_all_classes(tmp_path):
+    spec = write_pictures(tmp_path / "x", [f"{c}/{i}.png" for c in "abc" for i in range(10)])
+    dataset = open_images(spec, 16, limit=6)
+    assert dataset.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    np.testing.assert_array_equal(pixels(dataset), pixels(open_images(spec, 16))[::5])
+    assert len(open_images(spec, 16, limit=1000)) == 30
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16", "YCbCr"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    path = tmp_path / ("x.tif" if mode in ("CMYK", "YCbCr") else "x.png")
+    picture(0, 33, 57, "L" if mode == "I;16" else mode).convert(mode).save(path)
+    batch = open_images(str(tmp_path), 16)[[0]].numpy()[0].astype(int)
+    plain = np.asarray(Image.open(path).convert("RGB").resize((16, 16), Image.BILINEAR)).astype(int)
+    if mode != "I;16":
+        assert np.abs(batch - plain).max() <= 1
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    Image.fromarray(np.full((8, 8), 0x8000, np.uint16)).save(tmp_path / "x.png")
+    assert (pixels(open_images(str(tmp_path), 16)) == 128).all()
+
+
+def test_transparent_parts_become_white(tmp_path):
+    image = picture(0).convert("RGBA")
+    image.putalpha(0)
+    image.save(tmp_path / "x.png")
+    assert (pixels(open_images(str(tmp_path), 16)) == 255).all()
+
+
+def test_exif_turns_are_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    picture(0).save(tmp_path / "x.png", exif=exif)
+    upright = np.asarray(picture(0).rotate(180).resize((16, 16), Image.BILINEAR))
+    np.testing.assert_array_equal(pixels(open_images(str(tmp_path), 16))[0], upright)
+
+
+@pytest.mark.parametrize("width, height", [(1, 1), (1, 300), (16, 16), (17, 16), (640, 333)])
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_any_size_fits(width, height, fit):
+    assert fit_picture(picture(1, width, height), 16, fit).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("width, height", [(40, 30), (31, 57), (385, 256), (29, 29), (113, 112)])
+def test_crop_is_torchvisions(width, height):
+    from torchvision import transforms
+
+    image = picture(2, width, height)
+    expected = transforms.Compose([transforms.Resize(16), transforms.CenterCrop(16)])(image)
+    np.testing.assert_array_equal(fit_picture(image, 16, "crop"), np.asarray(expected))
+
+
+def test_rooms():
+    dataset = open_images("rooms", 32)
+    assert len(dataset) == 10_000
+    batch = dataset[[7, 8]]
+    assert batch.shape == (2, 32, 32, 3)
+    from data.rooms import room
+
+    np.testing.assert_array_equal(batch[0].numpy(), room(0, 7, 32))
+
+
+def test_cifar10(tmp_path, monkeypatch):
+    class Fake:
+        classes, targets = ["airplane", "cat"], [1, 0, 1]
+        data = np.arange(3, dtype=np.uint8).repeat(32 * 32 * 3).reshape(3, 32, 32, 3)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "load_cifar10", lambda path: Fake)
+    dataset = open_images("cifar10", 32)
+    assert dataset.classes == ["airplane", "cat"] and dataset.labels.tolist() == [0, 1, 1]
+    assert pixels(dataset)[:, 0, 0, 0].tolist() == [1, 0, 2]
+
+    write_lmdb(tmp_path / "cifar10_train_lmdb", {"cat/00000": encode(picture(0), "PNG")})
+    assert open_images("cifar10", 32).classes == ["cat"]
+
+
+def test_cifar10_without_a_network(tmp_path, monkeypatch):
+    def offline(*args, **options):
+        raise RuntimeError("no\nnetwork")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", offline)
+    assert "CIFAR-10 is not in ./cifar10 and cannot be downloaded (no network)" in complaint("cifar10")
+
+
+# ---------------------------------------------------------------- real photos
+
+
+def real_lmdb(tmp_path, name):
+    """The real data under a folder of the test's own, where the list of keys may be written."""
+    folder = tmp_path / f"{name}_train_lmdb"
+    folder.mkdir()
+    (folder / "data.mdb").symlink_to(Path(REAL, f"lsun/{name}_train_lmdb/data.mdb").resolve())
+    return str(folder)
+
+
+@needs_real
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # torchvision leaves a file open
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_real_photos_equal_torchvisions_reader(tmp_path, monkeypatch, fit):
+    from torchvision import datasets, transforms
+
+    root = real_lmdb(tmp_path, "bedroom")
+    monkeypatch.chdir(tmp_path)  # torchvision leaves its cache in the working directory
+    resize = transforms.Resize((112, 112)) if fit == "squash" else transforms.Resize(112)
+    theirs = datasets.LSUNClass(root, transform=transforms.Compose([resize, transforms.CenterCrop(112)]))
+    indices = range(0, len(theirs), 20)
+    expected = np.stack([np.asarray(theirs[i][0]) for i in indices])
+    theirs.env.close()
+    dataset = open_images(root, 112, fit)
+    assert len(dataset) == 529
+    np.testing.assert_array_equal(dataset[indices].numpy(), expected)
+
+
+# ---------------------------------------------------------------- workers
+
+
+ORDER = [np.array([5, 1, 2]), np.array([0, 7, 7]), np.array([4, 3, 6])]
+
+
+def batches(dataset, workers, **options):
+    loader = DataLoader(dataset, sampler=ORDER, batch_size=None, num_workers=workers, **options)
+    return torch.stack(list(loader))
+
+
+@pytest.mark.parametrize("kind", ["lmdb", "array", "folder"])
+def test_workers_give_the_batches_of_the_main_process(tmp_path, kind):
+    spec = str(tmp_path / "x.npy")
+    np.save(spec, np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8))
+    if kind == "lmdb":
+        spec = write_lmdb(tmp_path / "bedroom_train_lmdb", numbered(8))
+    elif kind == "folder":
+        spec = write_pictures(tmp_path / "x", [f"{i}.png" for i in range(8)])
+    dataset = open_images(spec, 16)
+    assert torch.equal(batches(dataset, 2), batches(dataset, 0))
+    assert torch.equal(batches(pickle.loads(pickle.dumps(dataset)), 2), batches(dataset, 0))
+
+
+def test_spawned_worker(tmp_path):
+    dataset = open_images(write_lmdb(tmp_path / "bedroom_train_lmdb", numbered(8)), 16)
+    assert torch.equal(batches(dataset, 1, multiprocessing_context="spawn"), batches(dataset, 0))
+
+
+def test_workers_do_not_copy_a_mapped_array(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((1000, 16, 16, 3), np.uint8))
+    dataset = open_images(str(tmp_path / "x.npy"), 16)
+    assert len(pickle.dumps(dataset)) < 50_000  # the pictures have 768,000
+
+
+def test_an_error_in_a_worker_is_still_one_line(tmp_path):
+    dataset = open_images(write_lmdb(tmp_path / "x_train_lmdb", numbered(2)), 16)
+    (tmp_path / "x_train_lmdb" / "data.mdb").write_bytes(b"gone")
+    with pytest.raises(DataError) as caught:
+        list(DataLoader(dataset, sampler=[np.array([0])], batch_size=None, num_workers=1))
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(str(tmp_path))
+
+
+# ---------------------------------------------------------------- pictures that do not decode
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG"])
+def test_truncated_pictures_are_replaced_counted_and_reported_once(tmp_path, kind, capsys):
+    values = numbered(6, kind)
+    keys = list(values)
+    for i, bad in ((2, values[keys[2]][:-40]), (3, b""), (5, b"junk" * 50)):
+        values[keys[i]] = bad
+    dataset = open_images(write_lmdb(tmp_path / "x_lmdb", values), 16)
+    batch = pixels(dataset)
+    for index, stand_in in ((2, 4), (3, 4), (5, 0)):
+        np.testing.assert_array_equal(batch[index], squash(values[keys[stand_in]], 16))
+    pixels(dataset)
+    assert dataset.replaced == 3
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and keys[2] in said[0] and "does not decode" in said[0]
+
+
+def test_a_file_that_is_no_picture_is_replaced(tmp_path):
+    write_pictures(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "a.png").write_text("no picture")
+    dataset = open_images(str(tmp_path), 16)
+    batch = pixels(dataset)
+    assert dataset.replaced == 1 and (batch[0] == batch[1]).all()
+
+
+def test_an_index_out_of_range_is_no_broken_picture(tmp_path):
+    dataset = open_images(write_lmdb(tmp_path / "x_lmdb", numbered(3)), 16)
+    with pytest.raises(IndexError):
+        dataset[[3]]
+
+
+# ---------------------------------------------------------------- the list of keys
+
+
+def test_keys_are_listed_once_beside_the_lmdb(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    spec = write_lmdb(tmp_path / "x_lmdb", numbered(4))
+    open_images(spec, 16)
+    (cache,) = (tmp_path / "x_lmdb").glob("keys-*.npy")
+    assert np.load(cache).tolist() == [key.encode() for key in numbered(4)]
+    monkeypatch.setattr(sources, "write_file", None)  # would fail if the keys were listed again
+    open_images(spec, 16)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_changed_lmdb_is_listed_again(tmp_path):
+    spec = write_lmdb(tmp_path / "x_lmdb", numbered(4))
+    first = open_images(spec, 16)
+    write_lmdb(tmp_path / "x_lmdb", numbered(7))
+    assert len(open_images(spec, 16)) == 7
+    shutil.rmtree(tmp_path / "x_lmdb")
+    write_lmdb(tmp_path / "x_lmdb", {f"{i + 9:040x}": v for i, v in enumerate(numbered(4).values())})
+    again = open_images(spec, 16)
+    assert again.keys[0] != first.keys[0] and again.replaced == 0
+
+
+def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch, capsys):
+    spec = write_lmdb(tmp_path / "x_lmdb", numbered(4))
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(sources, "write_file", refuse)
+    assert len(open_images(spec, 16)) == 4
+    assert "list of 4 keys is not kept" in capsys.readouterr().err
+    assert os.listdir(spec) == ["data.mdb"] or sorted(os.listdir(spec)) == ["data.mdb", "lock.mdb"]
+
+
+# ---------------------------------------------------------------- prepared arrays
+
+
+def save_array(tmp_path, spec, pictures, **about):
+    """An array as data.prepare leaves it for `spec`, 16x16 and squashed."""
+    path = images.prepared_path(spec, 16, "squash")
+    np.save(path, pictures)
+    path.with_suffix(".json").write_text(
+        json.dumps({"limit": None, "classes": None, "labels": None, **about})
+    )
+    return path
+
+
+def test_a_prepared_array_is_used_and_outlives_its_source(tmp_path, capsys):
+    write_lmdb(tmp_path / "x_train_lmdb", numbered(4))
+    spec = str(tmp_path / "x")
+    marked = np.full((4, 16, 16, 3), 77, np.uint8)
+    path = save_array(tmp_path, spec, marked, fingerprint=sources.find_source(spec, 16).fingerprint)
+    assert (pixels(open_images(spec, 16)) == 77).all()
+    assert f"using {path}" in capsys.readouterr().err
+    assert (pixels(open_images(spec, 16, "crop")) != 77).any()
+    shutil.rmtree(tmp_path / "x_train_lmdb")
+    assert (pixels(open_images(spec + "_train_lmdb", 16, limit=2)) == 77).all()
+
+
+def test_a_prepared_array_of_other_pictures_is_not_used(tmp_path, capsys):
+    write_lmdb(tmp_path / "x_train_lmdb", numbered(4))
+    spec = str(tmp_path / "x")
+    path = save_array(tmp_path, spec, np.zeros((4, 16, 16, 3), np.uint8), fingerprint="another")
+    assert pixels(open_images(spec, 16)).any()
+    said = capsys.readouterr().err
+    assert "changed" in said and f"rm {path}; python -m data.prepare {spec} --size 16 --fit squash" in said
+
+
+@pytest.mark.parametrize("limit, used", [(None, False), (3, False), (2, True), (1, False)])
+def test_a_part_is_only_used_for_the_same_part(tmp_path, capsys, limit, used):
+    write_lmdb(tmp_path / "x_train_lmdb", numbered(4))
+    spec, part = str(tmp_path / "x"), np.zeros((2, 16, 16, 3), np.uint8)
+    save_array(tmp_path, spec, part, limit=2, fingerprint=sources.find_source(spec, 16).fingerprint)
+    assert pixels(open_images(spec, 16, limit=limit)).any() != used
+    assert ("not using" in capsys.readouterr().err) != used
+
+
+def test_an_array_given_by_name(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
+    np.save(tmp_path / "own.npy", array)
+    np.testing.assert_array_equal(pixels(open_images(str(tmp_path / "own.npy"), 16, limit=3)), array[::2])
+
+
+def test_labels_of_a_prepared_array(tmp_path):
+    array = np.zeros((3, 16, 16, 3), np.uint8)
+    path = save_array(tmp_path, str(tmp_path / "x"), array, classes=["猫", "犬"], labels=[1, 0, 1])
+    dataset = open_images(str(path), 16)
+    assert dataset.classes == ["犬", "猫"] or dataset.classes == ["猫", "犬"]
+    assert [dataset.classes[label] for label in dataset.labels] == ["犬", "猫", "犬"]
+
+
+# ---------------------------------------------------------------- bad input: one line that helps
+
+
+def complaint(spec, size=16, **options):
+    with pytest.raises(DataError) as caught:
+        open_images(str(spec), size, **options)
+    text = str(caught.value)
+    assert text and "\n" not in text
+    return text
+
+
+def test_missing_path(tmp_path):
+    text = complaint(tmp_path / "lsun" / "bedroom")
+    assert f"no pictures at {tmp_path}/lsun/bedroom" in text
+    assert "bedroom_train_lmdb/data.mdb" in text and "bedroom_16_squash.npy" in text
+
+
+def test_empty_folder(tmp_path):
+    assert f"no pictures at {tmp_path}" in complaint(tmp_path)
+
+
+def test_parent_of_lmdbs_names_them(tmp_path):
+    for name in ("kitchen", "bedroom"):
+        write_lmdb(tmp_path / f"{name}_train_lmdb", numbered(1))
+    assert complaint(tmp_path).endswith(f"{tmp_path}/bedroom_train_lmdb, {tmp_path}/kitchen_train_lmdb")
+
+
+def test_empty_lmdb(tmp_path):
+    assert "is an empty LMDB" in complaint(write_lmdb(tmp_path / "x_lmdb", {}))
+
+
+def test_lmdb_of_something_else(tmp_path):
+    text = complaint(write_lmdb(tmp_path / "x_lmdb", {str(i): b"text" for i in range(300)}))
+    assert "are these pictures?" in text
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", os.urandom(20_000)])
+def test_data_mdb_that_is_no_lmdb(tmp_path, content):
+    (tmp_path / "data.mdb").write_bytes(content)
+    assert "cannot be read as an LMDB" in complaint(tmp_path)
+
+
+def test_lmdb_cut_off_by_a_broken_download(tmp_path):
+    write_lmdb(tmp_path / "x_lmdb", numbered(50))
+    file = tmp_path / "x_lmdb" / "data.mdb"
+    os.truncate(file, file.stat().st_size // 2)
+    assert "is cut off" in complaint(tmp_path / "x_lmdb")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x93NUMPY\x01\x00v\x00{'descr': '|u1', 'fortran_"])
+def test_a_file_is_no_data_set(tmp_path, content):
+    (tmp_path / "file.npy").write_bytes(content)
+    assert "neither a folder" in complaint(tmp_path / "file.npy")
+
+
+def test_array_of_another_size(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((2, 16, 16, 3), np.uint8))
+    assert "(2, 16, 16, 3), not uint8 (n, 32, 32, 3)" in complaint(tmp_path / "x.npy", 32)
+    np.save(tmp_path / "x.npy", np.zeros((2, 16, 16, 3)))
+    assert "float64" in complaint(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("options", [{"fit": "stretch"}, {"size": 0}, {"limit": 0}, {"limit": -3}])
+def test_impossible_options(tmp_path, options):
+    write_pictures(tmp_path, ["a.png"])
+    complaint(tmp_path, **{"size": 16, **options})

@@ -1,0 +1,136 @@
+"""The family: README commands parse, what several scripts share is the same text, scripts can be copied."""
+
+import argparse
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SCRIPTS = [path.stem for path in sorted(ROOT.glob("*.py"))]
+HELPERS = "fail pick_device rng init_weights save_grid save_checkpoint load_checkpoint".split()
+MAY_DIFFER = {"--lr", "--z-dim", "--batch-size", "--size", "--width", "--steps"}  # in their defaults only
+
+
+def functions(script):
+    source = (ROOT / f"{script}.py").read_text()
+    return {n.name: ast.get_source_segment(source, n) for n in ast.parse(source).body if hasattr(n, "name")}
+
+
+def flags(script, monkeypatch):
+    """{flag: (help, default)} of a script's command line."""
+    found = {}
+    add_argument = argparse._ActionsContainer.add_argument
+
+    def note(self, *names, **options):
+        found[names[-1]] = (options.get("help"), options.get("default"))
+        return add_argument(self, *names, **options)
+
+    module = __import__(script)
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse._ActionsContainer, "add_argument", note)
+        module.parse_args([])
+    found.pop("--help", None)
+    return found
+
+
+def commands():
+    """Every command of the README's code blocks that runs one of our programs, as a list of words."""
+    for block in re.findall(r"```(?:sh|bash)?\n(.*?)```", README, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.split("#")[0].split("&&"):
+                words = shlex.split(part)
+                if any(w.endswith(".py") or w.startswith("data.") for w in words):
+                    yield words
+
+
+def test_helpers_are_the_same_text_in_every_script():
+    for helper in HELPERS:
+        texts = {functions(s)[helper]: s for s in SCRIPTS if helper in functions(s)}
+        assert len(texts) <= 1, f"{helper} differs between {sorted(texts.values())}"
+
+
+def test_flags_have_the_same_help_and_default_in_every_script(monkeypatch):
+    seen = {}
+    for script in SCRIPTS:
+        for flag, (help, default) in flags(script, monkeypatch).items():
+            first, first_help, first_default = seen.setdefault(flag, (script, help, default))
+            assert help == first_help, f"{flag}: {script} and {first} explain it differently"
+            if flag not in MAY_DIFFER | {"--data", "--workers"}:
+                assert default == first_default, f"{flag}: {script} and {first} have different defaults"
+
+
+def test_sizes():
+    for script in SCRIPTS:
+        limit = 300 if script == "gaussian_mixture" else 400
+        assert len((ROOT / f"{script}.py").read_text().splitlines()) <= limit
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_commands_of_the_readme_parse(words, monkeypatch, capsys):
+    at = next(i for i, w in enumerate(words) if w.endswith(".py") or w.startswith("data."))
+    name, arguments = words[at], words[at + 1 :]
+    if name.startswith("tests/"):
+        assert (ROOT / name).exists()
+        return
+    module = __import__(name.removesuffix(".py"), fromlist=["main"])
+    assert (ROOT / f"{name.removesuffix('.py').replace('.', '/')}.py").exists()
+
+    def stop(self, args=None, namespace=None):
+        parse(self, args, namespace)
+        raise KeyError("parsed")
+
+    parse = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    with pytest.raises(KeyError, match="parsed"):
+        module.main(arguments)
+
+
+def test_ci_takes_its_line_from_the_readme():
+    line = re.search(r"^python3 -m venv \.venv-test.*$", README, re.MULTILINE)[0]
+    pattern = re.search(r"grep -m 1 -o '(.*)' README.md", (ROOT / ".ci" / "run").read_text())[1]
+    assert re.search(pattern, README)[0] == line
+    assert line.endswith("python -m pytest -q")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script_runs_alone_in_an_empty_folder(script, tmp_path):
+    shutil.copy(ROOT / f"{script}.py", tmp_path)
+    if script != "gaussian_mixture":
+        shutil.copytree(ROOT / "data", tmp_path / "data", ignore=shutil.ignore_patterns("__pycache__"))
+    tiny = {
+        "lsgan_scenes": "--size 16 --width 2 --batch-size 4 --steps 1 --workers 0",
+        "lsgan_cond_chars": "--width 8 --classes 5 --batch-size 4 --steps 1 --workers 0",
+        "gaussian_mixture": "--seeds 1 --steps 2",
+        "stability_grid": "--size 16 --width 2 --batch-size 4 --steps 1 --seeds 1",
+    }[script]
+    command = [sys.executable, f"{script}.py", *tiny.split(), "--gpu", "-1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("runs/*/*")), done.stdout
+
+
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if s.startswith("lsgan")])
+def test_networks_and_loss_paste_into_a_fresh_file(script, tmp_path):
+    parts = functions(script)
+    pasted = ["Generator", "Discriminator", "discriminator_loss", "generator_loss"]
+    imports = "import torch\nimport torch.nn.functional as F\nfrom torch import Tensor, nn\n"
+    chars = script == "lsgan_cond_chars"
+    step = f"""
+G = Generator(width=8{", classes=3" if chars else ", size=32, z_dim=8"})
+D = Discriminator(width=8{", classes=3" if chars else ", size=32"})
+y = {"[torch.arange(3).repeat(2)]" if chars else "[]"}
+z = torch.rand(6, {1024 if chars else 8}) * 2 - 1
+fake = G(z, *y)
+loss = discriminator_loss(D(torch.rand_like(fake), *y), D(fake.detach(), *y)) + generator_loss(D(fake, *y))
+loss.backward()
+assert all(p.grad is not None for p in (*G.parameters(), *D.parameters()))
+"""
+    namespace = {}
+    exec("\n\n".join([imports, *(parts[name] for name in pasted), step]), namespace)

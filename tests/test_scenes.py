@@ -1,0 +1,490 @@
+"""lsgan_scenes.py against the paper, the authors' settings, and sums done by hand."""
+
+import copy
+import inspect
+import math
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+import lsgan_scenes as scenes
+from data import runs
+from lsgan_scenes import Discriminator, Generator, discriminator_loss, generator_loss
+
+TINY = "--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 12 --workers 0 --gpu -1".split()
+SMALL = {"size": 16, "width": 2}
+
+
+# ---------------------------------------------------------------- networks
+@pytest.mark.parametrize("net, count", [(Generator, 15_591_427), (Discriminator, 4_333_441)])
+def test_parameter_count(net, count):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in net().parameters()) == count
+
+
+@pytest.mark.parametrize(
+    "net, layers, shape",
+    [
+        (Generator, (nn.Unflatten, nn.ConvTranspose2d), (2, 1024)),
+        (Discriminator, nn.Conv2d, (2, 3, 112, 112)),
+    ],
+)
+def test_shapes_are_those_in_the_comments(net, layers, shape):
+    commented = re.findall(r"# (\d+) x (\d+) x (\d+)", inspect.getsource(net))
+    shapes = []
+    with torch.device("meta"):
+        x = torch.empty(shape)
+        for layer in net():
+            x = layer(x)
+            shapes += [x.shape] * isinstance(layer, layers)
+    assert [(2, *map(int, comment)) for comment in commented] == shapes
+    assert x.shape == ((2, 3, 112, 112) if net is Generator else (2,))
+
+
+@pytest.mark.parametrize("size, width, z_dim", [(16, 2, 4), (48, 3, 5), (128, 8, 7)])
+def test_other_sizes(size, width, z_dim):
+    with torch.device("meta"):
+        images = Generator(size, width, z_dim)(torch.empty(2, z_dim))
+        assert images.shape == (2, 3, size, size)
+        assert Discriminator(size, width)(images).shape == (2,)
+
+
+def test_discriminator_is_unbounded():
+    torch.manual_seed(0)
+    D = Discriminator(**SMALL)
+    linear = D[-2]
+    assert isinstance(linear, nn.Linear) and isinstance(D[-1], nn.Flatten)
+    x = torch.randn(8, 3, 16, 16)
+    before = D(x)
+    with torch.no_grad():
+        linear.weight *= 1000
+        linear.bias *= 1000
+    assert torch.allclose(D(x), 1000 * before)
+    assert D(x).min() < -1 and D(x).max() > 1
+
+
+def turn(tensor):
+    """By 180 degrees."""
+    return tensor.flip(-1, -2)
+
+
+def tf_conv(x, weight, stride):
+    """tf.nn.conv2d with SAME padding: what is odd about the padding goes after, not before."""
+    kernel, n = weight.shape[-1], x.shape[-1]
+    total = max((math.ceil(n / stride) - 1) * stride + kernel - n, 0)
+    before, after = total // 2, total - total // 2
+    return F.conv2d(F.pad(x, (before, after, before, after)), weight, stride=stride)
+
+
+def tf_deconv(x, weight, stride):
+    """tf.nn.conv2d_transpose with SAME padding: by definition the gradient of tf_conv."""
+    n = x.shape[-1] * stride
+    image = torch.zeros(len(x), weight.shape[1], n, n, dtype=x.dtype, requires_grad=True)
+    return torch.autograd.grad(tf_conv(image, weight, stride), image, x)[0]
+
+
+@pytest.mark.parametrize("net, tf", [(Generator(**SMALL), tf_deconv), (Discriminator(**SMALL), tf_conv)])
+def test_padding_is_tensorflows_turned_by_180_degrees(net, tf):
+    torch.manual_seed(0)
+    layers = [m for m in net if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+    assert len(layers) == (7 if tf is tf_deconv else 4)
+    for layer in layers:
+        layer.double()
+        layer.bias.data.zero_()
+        for n in (2, 6, 8):
+            x = torch.randn(2, layer.in_channels, n, n, dtype=torch.float64)
+            ours, theirs = turn(layer(turn(x))), tf(x, turn(layer.weight), layer.stride[0])
+            assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_initial_weights():
+    nets = Generator(), Discriminator()
+    for net, stream in zip(nets, (scenes.INIT_G, scenes.INIT_D)):
+        scenes.init_weights(net, scenes.rng(0, stream, 0))
+    for layer in (layer for net in nets for layer in net if hasattr(layer, "weight")):
+        weight = layer.weight.detach()
+        assert not layer.bias.any()
+        if isinstance(layer, nn.BatchNorm2d):
+            assert (weight == 1).all()
+            assert (layer.eps, layer.momentum) == (1e-5, 0.1)  # TensorFlow's decay 0.9
+            continue
+        noise = 4 * 0.02 / math.sqrt(weight.numel())
+        assert abs(weight.mean()) < noise
+        if isinstance(layer, nn.Conv2d):  # the deviation of a normal distribution cut at two sigma is 0.8796
+            assert weight.abs().max() <= 0.04
+            assert abs(weight.std() - 0.8796 * 0.02) < noise
+        else:
+            assert abs(weight.std() - 0.02) < noise
+            assert weight.abs().max() > 0.04
+    assert not torch.equal(*(net[-2 if net is nets[1] else 0].weight.flatten()[:2000] for net in nets))
+
+
+def test_initial_weights_follow_from_the_seed_alone():
+    def weights(seed):
+        net = Discriminator(**SMALL)
+        scenes.init_weights(net, scenes.rng(seed, scenes.INIT_D, 0))
+        return nn.utils.parameters_to_vector(net.parameters())
+
+    first = weights(0)
+    torch.manual_seed(1234)
+    assert torch.equal(first, weights(0))
+    assert not torch.equal(first, weights(1))
+
+
+# ---------------------------------------------------------------- loss
+@pytest.mark.parametrize(
+    "settings, d_loss, g_loss",
+    [
+        ({"a": 0, "b": 1, "c": 1}, 0.5 * (0 + 4) / 2 + 0.5 * (0 + 4) / 2, 0.5 * (1 + 1) / 2),
+        ({"a": -1, "b": 1, "c": 0}, 0.5 * (0 + 4) / 2 + 0.5 * (1 + 9) / 2, 0.5 * (0 + 4) / 2),
+    ],
+)
+def test_least_squares_by_hand(settings, d_loss, g_loss):
+    d_real, d_fake = torch.tensor([1.0, 3.0]), torch.tensor([0.0, 2.0])
+    c = settings.pop("c")
+    assert discriminator_loss(d_real, d_fake, "ls", **settings).item() == d_loss
+    assert generator_loss(d_fake, "ls", c).item() == g_loss
+
+
+def test_mean_of_squares_not_square_of_means():
+    answers = torch.tensor([-1.0, 1.0])  # mean 0, mean square 1
+    assert discriminator_loss(answers, answers, "ls", a=0, b=0).item() == 1
+    assert generator_loss(answers, "ls", c=0).item() == 0.5
+
+
+def test_sigmoid_cross_entropy_by_hand():
+    d_real = torch.tensor([0, math.log(3)], dtype=torch.float64)  # sigmoid: 1/2, 3/4
+    d_fake = -d_real  # 1/2, 1/4
+    entropy = -(math.log(1 / 2) + math.log(3 / 4)) / 2
+    assert discriminator_loss(d_real, d_fake, "sigmoid").item() == pytest.approx(2 * entropy, rel=1e-12)
+    assert generator_loss(d_fake, "sigmoid").item() == pytest.approx(
+        -(math.log(1 / 2) + math.log(1 / 4)) / 2, rel=1e-12
+    )
+    far = torch.tensor([1e4])  # no overflow
+    assert discriminator_loss(-far, far, "sigmoid").item() == 2e4
+
+
+COUNTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=8).filter(
+    lambda pairs: all(sum(column) for column in zip(*pairs))
+)
+
+
+class Densities:
+    """p_data and p_g on a few points, as samples: each point as often as its two counts say."""
+
+    def __init__(self, pairs):
+        self.counts = torch.tensor([pair for pair in pairs if sum(pair)]).T
+        self.p_data, self.p_g = self.counts / self.counts.sum(1, keepdim=True).double()
+
+    def samples(self, D):
+        return (D.repeat_interleave(count) for count in self.counts)
+
+    def optimal(self, a, b):
+        return (b * self.p_data + a * self.p_g) / (self.p_data + self.p_g)  # Eq. 5
+
+
+@given(COUNTS, st.floats(-3, 3), st.floats(-3, 3))
+@settings(max_examples=30, deadline=None)
+def test_equation_5_is_the_best_discriminator(pairs, a, b):
+    points = Densities(pairs)
+    D = torch.zeros(len(points.p_data), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(discriminator_loss(*points.samples(D), "ls", a, b), D, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), D)  # no answer influences another's slope
+    assert (curvature > 0).all()
+    best = D - slope / curvature  # the loss is quadratic: one step of Newton's method
+    assert torch.allclose(best, points.optimal(a, b), atol=1e-12)
+
+
+@given(COUNTS, st.floats(-3, 3))
+@settings(max_examples=30, deadline=None)
+def test_equation_7_is_the_pearson_divergence(pairs, c):
+    points = Densities(pairs)
+    a, b = c - 1, c + 1  # b - c = 1, b - a = 2
+    on_real, on_fake = points.samples(points.optimal(a, b))
+    ours = 2 * (generator_loss(on_real, "ls", c) + generator_loss(on_fake, "ls", c))
+    both = points.p_data + points.p_g
+    pearson = ((2 * points.p_g - both) ** 2 / both).sum()
+    assert ours.item() == pytest.approx(pearson.item(), abs=1e-12)
+
+
+def test_balance_as_the_legend_says(call, tmp_path):
+    half = torch.full((4,), 0.5)  # Eq. 5 with p_data = p_g and 0/1/1
+    assert discriminator_loss(half, half).item() == 0.25
+    assert generator_loss(half).item() == 0.125
+    _, out, _ = call(scenes.main, *TINY, "--steps", 0, "--out", tmp_path / "run")
+    assert "0.25, 0.125" in out
+
+
+# ---------------------------------------------------------------- training step
+LOSSES = {
+    "ls": {"loss": "ls", "a": 0.0, "b": 1.0, "c": 1.0},
+    "ls-110": {"loss": "ls", "a": -1.0, "b": 1.0, "c": 0.0},
+    "sigmoid": {"loss": "sigmoid", "a": 0.0, "b": 1.0, "c": 1.0},
+}
+
+
+def obvious_step(G, D, opt_g, opt_d, real, z, loss, a, b, c):
+    """The step of every tutorial: G runs twice. Returns D's gradients, before the G step adds to them."""
+    bce = F.binary_cross_entropy_with_logits
+    d_real, d_fake = D(real), D(G(z).detach())
+    ones, zeros = torch.ones_like(d_real), torch.zeros_like(d_real)
+    if loss == "ls":
+        d_loss = 0.5 * F.mse_loss(d_real, b * ones) + 0.5 * F.mse_loss(d_fake, a * ones)
+    else:
+        d_loss = bce(d_real, ones) + bce(d_fake, zeros)
+    opt_d.zero_grad()
+    d_loss.backward()
+    d_grads = [p.grad.clone() for p in D.parameters()]
+    opt_d.step()
+    d_fake = D(G(z))
+    g_loss = 0.5 * F.mse_loss(d_fake, c * ones) if loss == "ls" else bce(d_fake, ones)
+    opt_g.zero_grad()
+    g_loss.backward()
+    opt_g.step()
+    return d_grads, torch.stack([d_loss, g_loss]).detach()
+
+
+def make_nets():
+    nets = Generator(**SMALL, z_dim=4).double(), Discriminator(**SMALL).double()
+    for net, stream in zip(nets, (scenes.INIT_G, scenes.INIT_D)):
+        scenes.init_weights(net, scenes.rng(0, stream, 0))
+    return *nets, *(torch.optim.Adam(net.parameters(), 1e-3, betas=(0.5, 0.999)) for net in nets)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_step_equals_the_obvious_two_forward_loop(loss):
+    ours, theirs = make_nets(), make_nets()
+    torch.manual_seed(0)
+    for step in range(1, 6):
+        real, z = torch.rand(6, 3, 16, 16).double() * 2 - 1, torch.rand(6, 4).double() * 2 - 1
+        report = scenes.train_step(*ours, real, z, **LOSSES[loss])
+        d_grads, losses = obvious_step(*theirs, real, z, **LOSSES[loss])
+        assert torch.allclose(report[:2], losses, rtol=1e-10)
+        G, D = ours[:2]
+        # D's gradients are those of its own step: the G step has added nothing
+        for ours_, theirs_ in zip((p.grad for p in D.parameters()), d_grads):
+            assert torch.allclose(ours_, theirs_, rtol=1e-9, atol=1e-14)
+        for p, q in zip(G.parameters(), theirs[0].parameters()):
+            assert torch.allclose(p.grad, q.grad, rtol=1e-9, atol=1e-14)
+        for net, other in zip(ours[:2], theirs[:2]):
+            for p, q in zip(net.parameters(), other.parameters()):
+                assert torch.allclose(p, q, rtol=1e-9, atol=1e-9)  # a millionth of Adam's step
+        assert all(p.requires_grad for p in D.parameters())
+        assert G[2].num_batches_tracked == step  # the one difference: G's running statistics move once
+        assert theirs[0][2].num_batches_tracked == 2 * step
+
+
+@pytest.mark.parametrize("loss", ["ls", "sigmoid"])
+def test_what_a_step_reports(loss):
+    G, D, opt_g, opt_d = make_nets()
+    real, z = torch.rand(6, 3, 16, 16).double() * 2 - 1, torch.rand(6, 4).double() * 2 - 1
+    with torch.no_grad():
+        d_real, d_fake = copy.deepcopy(D)(real), copy.deepcopy(D)(copy.deepcopy(G)(z))
+    d_loss, g_loss, mean_real, mean_fake = scenes.train_step(G, D, opt_g, opt_d, real, z, loss)
+    assert torch.isclose(d_loss, discriminator_loss(d_real, d_fake, loss))
+    if loss == "sigmoid":
+        d_real, d_fake = d_real.sigmoid(), d_fake.sigmoid()
+    assert torch.isclose(mean_real, d_real.mean()) and torch.isclose(mean_fake, d_fake.mean())
+    assert g_loss.isfinite() and not d_loss.requires_grad
+
+
+def test_amp_computes_losses_in_float32():
+    G, D, opt_g, opt_d = make_nets()
+    G.float(), D.float()
+    seen = []
+    D[0].register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+    report = scenes.train_step(G, D, opt_g, opt_d, torch.rand(6, 3, 16, 16), torch.rand(6, 4), amp=True)
+    assert seen == [torch.bfloat16] * 3 and report.dtype == torch.float32
+
+
+# ---------------------------------------------------------------- pictures
+class Constant(nn.Module):
+    """A generator that answers with the images it was given."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.images = images
+
+    def forward(self, z):
+        return self.images
+
+
+def test_known_values_give_known_pixels(tmp_path):
+    values = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0, -1.5, 2.0])
+    channels = torch.stack([values, -values, torch.zeros(7)])  # red, green, blue
+    pictures = scenes.generate(Constant(channels.reshape(1, 3, 1, 7).expand(9, 3, 2, 7)), None)
+    assert pictures.dtype == torch.uint8 and pictures.shape == (9, 2, 7, 3)
+    red = [0, 64, 128, 191, 255, 0, 255]
+    green = [255, 191, 128, 64, 0, 255, 0]
+    assert pictures[0, 0].tolist() == [[r, g, 128] for r, g in zip(red, green)]
+
+    scenes.save_grid(pictures, tmp_path / "grid.png")
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (
+        2 * (2 + 2) + 2,
+        8 * (7 + 2) + 2,
+        3,
+    )  # two rows of eight, two pixels of white between
+    expected = np.full_like(grid, 255)
+    for i in range(9):
+        top, left = 2 + 4 * (i // 8), 2 + 9 * (i % 8)
+        expected[top : top + 2, left : left + 7] = pictures[0]
+    expected[6:8, 11:] = grid[6:8, 11:]  # places that stay empty
+    assert (grid == expected).all()
+    assert (tmp_path / "grid.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+
+
+def test_all_bytes_survive_the_way_to_the_network_and_back(monkeypatch, tmp_path, call):
+    files = (np.arange(4 * 16 * 16 * 3) % 257 % 256).astype(np.uint8).reshape(4, 16, 16, 3)  # no two alike
+    np.save(tmp_path / "files.npy", files)
+    seen = []
+
+    def train_step(G, D, opt_g, opt_d, real, z, *loss):
+        assert real.is_contiguous(memory_format=torch.channels_last)
+        seen.append((real, z))
+        return torch.zeros(4)
+
+    monkeypatch.setattr(scenes, "train_step", train_step)
+    flags = *TINY, "--data", tmp_path / "files.npy", "--steps", 1, "--out", tmp_path / "run"
+    assert call(scenes.main, *flags)[0] == 0
+    ((real, z),) = seen
+    assert real.shape == (4, 3, 16, 16) and real.min() == -1 and real.max() == 1
+    assert torch.equal(z, scenes.noise(4, 4, 0, scenes.Z, 1))
+    pictures = scenes.generate(Constant(real), None)
+    assert set(np.unique(pictures)) == set(range(256))
+    scenes.save_grid(pictures[:1], tmp_path / "one.png")
+    assert (np.asarray(Image.open(tmp_path / "one.png")) == pictures[0].numpy()).all()
+    assert sorted(p.numpy().tobytes() for p in pictures) == sorted(f.tobytes() for f in files)
+
+
+def test_samples_do_not_depend_on_their_batch():
+    G, D, opt_g, opt_d = make_nets()
+    torch.manual_seed(0)
+    for _ in range(3):  # moves the running statistics
+        scenes.train_step(G, D, opt_g, opt_d, torch.rand(6, 3, 16, 16).double(), torch.rand(6, 4).double())
+    before = copy.deepcopy(G.state_dict())
+    z = torch.rand(6, 4).double() * 2 - 1
+    together = scenes.generate(G, z)
+    assert torch.equal(together[2:3], scenes.generate(G, z[2:3]))
+    assert torch.equal(together, scenes.generate(G, torch.cat([z, 3 * z]))[:6])
+    assert G.training
+    assert all(torch.equal(before[name], value) for name, value in G.state_dict().items())
+
+
+def test_sample_from_a_checkpoint(call, tmp_path):
+    run, last = tmp_path / "run", tmp_path / "run/last.pt"
+    assert call(scenes.main, *TINY, "--steps", 3, "--out", run)[0] == 0
+    checkpoint = torch.load(last)
+    for weight in checkpoint["G"].values():
+        weight *= 20 if weight.ndim == 4 else 1  # colours instead of an untrained network's gray
+    torch.save(checkpoint, last)
+    for n in (3, 70):
+        assert call(scenes.main, "--sample", last, "--n", n, "--gpu", -1, "--out", tmp_path / str(n))[0] == 0
+    few, many = (np.load(tmp_path / n / "samples.npy") for n in ("3", "70"))
+    assert few.dtype == np.uint8 and few.shape == (3, 16, 16, 3) and many.shape == (70, 16, 16, 3)
+    assert (
+        np.abs(few.astype(int) - many[:3]).max() <= 1
+    )  # rounding may depend on the batch, nothing else does
+    assert len(np.unique(many, axis=0)) == 70
+    grid = np.asarray(Image.open(tmp_path / "70/grid.png"))
+    assert grid.shape == (8 * 18 + 2, 8 * 18 + 2, 3)
+    assert (grid[2:18, 20:36] == many[1]).all()
+
+    before = contents(tmp_path)
+    assert call(scenes.main, "--sample", last, "--gpu", -1, "--out", tmp_path / "3")[0] == 2
+    assert contents(tmp_path) == before
+    assert call(scenes.main, "--sample", last, "--n", 3, "--gpu", -1, "--seed", 1)[0] == 0  # beside it
+    assert not np.array_equal(np.load(run / "samples.npy"), few)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---------------------------------------------------------------- randomness
+def test_noise_follows_from_seed_stream_and_step():
+    z = scenes.noise(1000, 100, 3, scenes.Z, 7)
+    assert z.dtype == torch.float32 and z.shape == (1000, 100)
+    assert -1 <= z.min() < -0.999 and 0.999 < z.max() < 1
+    assert abs(z.mean()) < 0.01 and abs(z.var() - 1 / 3) < 0.01  # uniform(-1, 1)
+    assert torch.equal(z, scenes.noise(1000, 100, 3, scenes.Z, 7))
+    others = [
+        (4, scenes.Z, 7),
+        (3, scenes.GRID, 7),
+        (3, scenes.Z, 8),
+        (7, scenes.Z, 3),
+        (2**40 + 3, scenes.Z, 7),
+    ]
+    for key in others:
+        assert (
+            abs(torch.corrcoef(torch.stack([z.flatten(), scenes.noise(1000, 100, *key).flatten()]))[0, 1])
+            < 0.02
+        )
+    streams = [scenes.INIT_G, scenes.INIT_D, scenes.Z, scenes.GRID, scenes.SAMPLE, runs.ORDER]
+    assert len(set(streams)) == len(streams)
+
+
+class Echo(torch.utils.data.Dataset):
+    """Its pictures are their own indices."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, indices):
+        return torch.as_tensor(indices)
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_batches(data):
+    ranks = data.draw(st.integers(1, 3))
+    per_rank, length = data.draw(st.integers(1, 4)), data.draw(st.integers(12, 40))
+    batch, seed = ranks * per_rank, data.draw(st.integers(0, 2**40))
+    epoch = length // batch
+    steps = 2 * epoch + 1
+
+    def batches(start, share=slice(None)):
+        return [b.tolist() for b in runs.load_batches(Echo(length), batch, seed, start, steps, share)]
+
+    whole = batches(0)
+    first, second = (sum(whole[i * epoch : (i + 1) * epoch], []) for i in range(2))
+    assert len(whole) == steps
+    for order in (first, second):  # no picture twice, and only the last partial batch is left out
+        assert len(set(order)) == epoch * batch and set(order) <= set(range(length))
+    assert first != second or length < 4
+    start = data.draw(st.integers(0, steps))
+    assert batches(start) == whole[start:]
+    shares = [batches(0, slice(r * per_rank, (r + 1) * per_rank)) for r in range(ranks)]
+    assert [sum(parts, []) for parts in zip(*shares)] == whole
+
+
+def test_batches_do_not_depend_on_workers():
+    by_hand = [b.tolist() for b in runs.load_batches(Echo(10), 3, 0, 1, 8, workers=0)]
+    assert [b.tolist() for b in runs.load_batches(Echo(10), 3, 0, 1, 8, workers=2)] == by_hand
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_leaves_the_global_generators_alone(call, tmp_path, workers):
+    """But for torch's own constructors, which draw weights that init_weights then overwrites."""
+    torch.manual_seed(5)
+    Generator(**SMALL, z_dim=4), Discriminator(**SMALL)
+    constructed = torch.get_rng_state()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    numpy_before, python_before = np.random.get_state(), random.getstate()
+    assert call(scenes.main, *TINY, "--workers", workers, "--steps", 4, "--out", tmp_path / "run")[0] == 0
+    assert torch.equal(torch.get_rng_state(), constructed)
+    assert all(np.array_equal(x, y) for x, y in zip(np.random.get_state(), numpy_before))
+    assert random.getstate() == python_before
