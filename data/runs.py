@@ -59,6 +59,8 @@ def join_processes(device: torch.device) -> tuple[int, int]:
         return 0, 1
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     atexit.register(dist.destroy_process_group)
+    if device.type == "cpu" and dist.get_rank() == 0:
+        print("on CPUs each process has batch normalisation statistics of its own")
     return dist.get_rank(), dist.get_world_size()
 
 
