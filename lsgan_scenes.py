@@ -75,6 +75,8 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Name
     for name, least in at_least.items():
         if not getattr(args, name) >= least:
             fail(f"--{name.replace('_', '-')} must be at least {least}")
+    if not args.beta1 < 1:
+        fail("--beta1 must be less than 1")
     if args.size % 16:
         fail(f"--size must be a multiple of 16, as D halves it four times; {args.size} is not")
     for name, value in (saved or {}).items():
@@ -288,7 +290,7 @@ def load_checkpoint(path: Path | str, objects: dict) -> dict:
         for name, item in objects.items():
             item.load_state_dict(checkpoint[name])
         if checkpoint["script"] == Path(__file__).stem:
-            return {name: checkpoint[name] for name in ("args", "step", "log")}
+            return {"args": dict(checkpoint["args"]), "step": checkpoint["step"], "log": checkpoint["log"]}
     except Exception:  # a damaged file fails in any way it likes
         pass
     fail(f"{path} is damaged, or not a checkpoint of {Path(__file__).name}")
@@ -304,12 +306,12 @@ def train(args: Namespace) -> None:
     torch.backends.cudnn.deterministic = True  # a resumed run equals an uninterrupted one
 
     dataset = open_images(args.data, args.size, args.fit, args.limit or None)
-    if args.batch_size > len(dataset):
-        fail(f"--batch-size {args.batch_size} is larger than the data: {len(dataset)} pictures")
-    if args.batch_size % world:
-        fail(f"--batch-size {args.batch_size} does not divide among {world} processes")
-    share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
-
+    n, size = len(dataset), args.batch_size
+    if size % world or not 2 * world <= size <= n:
+        fail(
+            f"--batch-size {size}: each of {world} processes needs as many, at least 2; there are {n} pictures"
+        )
+    share = slice(rank * size // world, (rank + 1) * size // world)
     G, D = Generator(args.size, args.width, args.z_dim), Discriminator(args.size, args.width)
     for net, stream in ((G, INIT_G), (D, INIT_D)):
         init_weights(net, rng(args.seed, stream, 0))
@@ -339,7 +341,7 @@ def train(args: Namespace) -> None:
         (out / "samples").mkdir(exist_ok=True)
         (out / "args.json").write_text(json.dumps(kept, indent=1))
         (out / "log.csv").write_text("".join(log))
-        print(f"{out}: {len(dataset)} pictures, from step {step} to {args.steps} on {world} x {device}")
+        print(f"{out}: {n} pictures, from step {step} to {args.steps} on {world} x {device}")
         print("d_loss, g_loss: least squares balances at 0.25, 0.125; d_real, d_fake: mean D(x), D(G(z))")
 
     loader = runs.load_batches(dataset, args.batch_size, args.seed, step, args.steps, share, args.workers)

@@ -86,15 +86,18 @@ class Images(torch.utils.data.Dataset):
         return torch.from_numpy(batch)
 
     def picture(self, read, index):
+        what = ""
         for other in range(index, index + 100):
             key = self.keys[other % len(self)]
             try:
-                return fit_picture(read(key), self.size, self.fit)
+                picture = fit_picture(read(key), self.size, self.fit)
             except Exception as error:  # Pillow's readers raise whatever they trip over
-                what = f"{self.source.path}: {os.fsdecode(key)} does not decode ({error})"
-            if not self.bad:
+                what = what or f"{self.source.path}: {os.fsdecode(key)} does not decode ({error})"
+                continue
+            if what and not self.bad:
                 print(f"data: {what}; the next one stands in, as for all like it", file=sys.stderr)
-            self.bad.add(index)
+            self.bad |= {index} if what else set()
+            return picture
         raise DataError(f"{what}, nor do the 99 after it: are these pictures?")
 
 

@@ -96,9 +96,9 @@ def write_file(path: Path) -> Iterator[io.BytesIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_row(path: Path, log: list[str], row: list[float]) -> str:

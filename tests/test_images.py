@@ -278,6 +278,14 @@ def test_truncated_pictures_are_replaced_counted_and_reported_once(tmp_path, kin
     assert len(said) == 1 and keys[2] in said[0] and "does not decode" in said[0]
 
 
+def test_only_pictures_that_were_asked_for_are_counted(tmp_path):
+    values = numbered(4)
+    values[f"{1:040x}"] = values[f"{2:040x}"] = b"junk"
+    dataset = open_images(write_lmdb(tmp_path / "x_lmdb", values), 16)
+    dataset[[1, 1]]  # meets 2 as well
+    assert dataset.replaced == 1
+
+
 def test_a_file_that_is_no_picture_is_replaced(tmp_path):
     write_pictures(tmp_path, ["a.png", "b.png"])
     (tmp_path / "a.png").write_text("no picture")
@@ -299,8 +307,9 @@ def test_keys_are_listed_once_beside_the_lmdb(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     spec = write_lmdb(tmp_path / "x_lmdb", numbered(4))
+    (tmp_path / "x_lmdb" / "lock.mdb").unlink()
     open_images(spec, 16)
-    (cache,) = (tmp_path / "x_lmdb").glob("keys-*.npy")
+    data, cache = sorted((tmp_path / "x_lmdb").iterdir())  # no lock.mdb: the folder may be read-only
     assert np.load(cache).tolist() == [key.encode() for key in numbered(4)]
     monkeypatch.setattr(sources, "write_file", None)  # would fail if the keys were listed again
     open_images(spec, 16)

@@ -1,0 +1,596 @@
+"""What every script promises about a run: exact resume, signals, several processes, one line for bad input.
+
+A process that must really die is forked from a server that has imported torch already: that takes
+milliseconds instead of seconds. `python lsgan_...py` and torchrun themselves are started once each.
+"""
+
+import errno
+import importlib
+import multiprocessing
+import os
+import pickle
+import random
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import runs
+
+SCRIPTS = {  # the smallest run of each
+    "lsgan_scenes": "--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 12 --workers 0 --gpu -1",
+}
+ROOT = Path(__file__).parent.parent
+EVERY = "--log-every 2 --sample-every 3 --save-every 2".split()
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["torch", "torchvision.utils"])
+
+
+@pytest.fixture(params=SCRIPTS)
+def script(request):
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture
+def run(script, call):
+    """run(flag, ...) -> (exit code, stdout, stderr) of the script's smallest run, in this process."""
+    return lambda *flags: call(script.main, *SCRIPTS[script.__name__].split(), *flags)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch):
+    """A working directory of the test's own, so that stray files are seen, and no curves, which are slow."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "save_curves", no_curves)
+
+
+def no_curves(log):
+    pass
+
+
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def state(folder, name="last.pt"):
+    """A checkpoint; its log without the last two columns, which are times."""
+    checkpoint = torch.load(folder / name, weights_only=True)
+    checkpoint["log"] = [row.split(",")[:-2] for row in checkpoint["log"]]
+    return checkpoint
+
+
+def same(x, y):
+    """Whether two checkpoints, or parts of them, are equal bit for bit."""
+    if isinstance(x, dict):
+        return x.keys() == y.keys() and all(same(x[key], y[key]) for key in x)
+    if isinstance(x, (list, tuple)):
+        return len(x) == len(y) and all(map(same, x, y))
+    return torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+
+
+def same_run(folder, other):
+    """Whether two run directories are equal, but for times."""
+    logs = [[row.split(",")[:-2] for row in (f / "log.csv").read_text().split()] for f in (folder, other)]
+    grids = [{path.name: path.read_bytes() for path in f.glob("samples/*")} for f in (folder, other)]
+    return same(state(folder), state(other)) and logs[0] == logs[1] and grids[0] == grids[1]
+
+
+def refused(script, result, *words):
+    """Whether bad input was answered as it should be: one line that holds `words`, exit code 2."""
+    code, _, err = result
+    assert code == 2
+    assert re.fullmatch(rf"{script.__name__}\.py: error: .+\n", err), err
+    assert all(word in err for word in words), err
+    return True
+
+
+# ---------------------------------------------------------------- resume
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def at_call(monkeypatch, owner, name, n, action):
+    """Does `action` at the n-th call of owner.name, just before what the call does."""
+    original, calls = getattr(owner, name), []
+
+    def wrapper(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == n:
+            action()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapper)
+
+
+def die():
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    "flags, where, n",
+    [
+        ("--no-amp --workers 0", "train_step", 6),
+        ("--amp --workers 0", "fsync", 4),  # the new checkpoint is written, but not under its name
+        ("--no-amp --workers 2", "replace", 4),
+        ("--amp --workers 2", "train_step", 4),
+    ],
+)
+def test_resumed_equals_uninterrupted(script, run, tmp_path, monkeypatch, flags, where, n):
+    flags = *flags.split(), *EVERY, "--steps", 7  # three steps an epoch
+    assert run(*flags, "--out", tmp_path / "whole")[0] == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call(patch, script if where == "train_step" else os, where, n, die)
+        run(*flags, "--out", tmp_path / "run")
+    assert 0 < state(tmp_path / "run")["step"] < 6
+    assert run(*flags, "--out", tmp_path / "run", "--resume")[0] == 0
+    assert same_run(tmp_path / "run", tmp_path / "whole")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_run_killed_before_its_first_checkpoint_can_be_repeated(run, tmp_path, monkeypatch):
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            at_call(patch, os, name, 1, die)
+            run("--steps", 1, "--out", tmp_path / "run")
+    assert run("--steps", 1, "--out", tmp_path / "run")[0] == 0
+
+
+def test_more_steps_extend_a_finished_run(run, tmp_path):
+    flags = "--log-every", 1, "--sample-every", 3
+    assert run(*flags, "--steps", 6, "--out", tmp_path / "whole")[0] == 0
+    assert run(*flags, "--steps", 3, "--out", tmp_path / "run")[0] == 0
+    assert run("--resume", "--steps", 6, "--out", tmp_path / "run")[0] == 0  # the other flags are remembered
+    assert same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_older_checkpoint_goes_on_elsewhere(script, run, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    assert run("--keep-every", 2, "--log-every", 1, "--steps", 5, "--out", old)[0] == 0
+    assert {path.name for path in old.glob("*.pt")} == {f"step_0000000{k}.pt" for k in (2, 4, 5)} | {
+        "last.pt"
+    }
+    before = contents(tmp_path)
+    assert refused(script, run("--resume", old / "step_00000002.pt"), "--out")
+    assert contents(tmp_path) == before
+    assert run("--resume", old / "step_00000002.pt", "--out", new)[0] == 0
+    assert same(state(old), state(new)) and (new / "step_00000004.pt").exists()
+    assert {path: before[path] for path in before} == contents(old) | {old: False}
+
+
+def test_other_settings_of_a_resumed_run_change_nothing(run, tmp_path):
+    assert run("--steps", 4, "--out", tmp_path / "whole")[0] == 0
+    assert run("--steps", 2, "--out", tmp_path / "run")[0] == 0
+    free = "--workers 2 --log-every 3 --sample-every 1 --save-every 1 --keep-every 3 --steps 4".split()
+    assert run("--resume", tmp_path / "run/last.pt", *free)[0] == 0
+    for name in ("G", "D", "opt_g", "opt_d"):
+        assert same(state(tmp_path / "run")[name], state(tmp_path / "whole")[name])
+
+
+CHANGES = (
+    "--size 32|--width 4|--z-dim 8|--loss sigmoid|--a -1|--b 2|--c 0|--lr 1e-4|--beta1 0.9|--batch-size 2"
+)
+CHANGES += "|--seed 1|--amp|--data cifar10|--fit crop|--limit 4"
+
+
+@pytest.mark.parametrize("change", CHANGES.split("|"))
+def test_resume_contradicted(script, call, tmp_path, change):
+    run = tmp_path / "run"
+    call(script.main, *SCRIPTS[script.__name__].split(), "--steps", 0, "--out", run)
+    before = contents(tmp_path)
+    answer = call(script.main, "--resume", run / "last.pt", "--gpu", -1, *change.split())
+    assert refused(script, answer, change.split()[0], "checkpoint")
+    assert contents(tmp_path) == before
+
+
+def test_run_directory_in_use(script, run, tmp_path):
+    assert run("--steps", 1, "--out", tmp_path / "run")[0] == 0
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/mine.txt").write_text("mine")
+    before = contents(tmp_path)
+    assert refused(script, run("--steps", 1, "--out", tmp_path / "run"), str(tmp_path / "run"), "--resume")
+    assert refused(script, run("--steps", 1, "--out", tmp_path / "notes"), "notes", "--out")
+    assert refused(script, run("--resume", tmp_path / "run/last.pt", "--out", tmp_path / "notes"), "notes")
+    assert contents(tmp_path) == before
+
+
+def test_default_run_directory(script, run, tmp_path):
+    assert run("--steps", 1, "--seed", 3)[0] == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"{script.__name__}-rooms-ls-seed3"]
+    assert run("--steps", 2, "--seed", 3, "--resume")[0] == 0
+
+
+# ---------------------------------------------------------------- processes
+def child(name, flags, output, environment, record):
+    """In a process of its own, the leader of its group: a command line whose output goes to a file."""
+    os.setsid()
+    os.environ.update(environment)
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    runs.save_curves = no_curves
+    script, steps = importlib.import_module(name), []
+    train_step = script.train_step
+
+    def recorded(G, D, opt_g, opt_d, real, z, *settings):
+        losses = train_step(G, D, opt_g, opt_d, real, z, *settings)
+        weights = [p.detach().clone() for net in (G, D) for p in net.parameters()]
+        steps.append((real, z, weights))
+        return losses
+
+    if record:
+        script.train_step = recorded
+    try:
+        script.main(flags)
+    finally:
+        if record:
+            torch.save(steps, record)
+
+
+def start(script, *flags, output, environment=(), record=None):
+    flags = [*SCRIPTS[script.__name__].split(), *map(str, flags)]
+    output.unlink(missing_ok=True)
+    process = SERVER.Process(target=child, args=(script.__name__, flags, output, dict(environment), record))
+    process.start()
+    return process
+
+
+def start_two(script, *flags, folder):
+    """As torchrun does it; outputs in 0.txt and 1.txt, inputs and weights of each step in 0.rec, 1.rec."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "GLOO_SOCKET_IFNAME": "lo"}
+    common |= {"WORLD_SIZE": "2"}
+    return [
+        start(
+            script,
+            *flags,
+            output=folder / f"{rank}.txt",
+            environment={**common, "RANK": rank, "LOCAL_RANK": rank},
+            record=folder / f"{rank}.rec",
+        )
+        for rank in "01"
+    ]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def wait_for(text, output, process):
+    deadline = time.monotonic() + 120
+    while not (output.exists() and text in output.read_text()):
+        assert process.is_alive() and time.monotonic() < deadline, output.read_text()
+        time.sleep(0.002)
+
+
+def finish(*processes):
+    """Waits for processes, and returns their exit codes."""
+    for process in processes:
+        process.join(120)
+        if process.is_alive():
+            process.kill()
+    return [process.exitcode for process in processes]
+
+
+@pytest.mark.parametrize("seed", [0, 3, *(pytest.param(k, marks=pytest.mark.slow) for k in range(4, 24))])
+def test_killed_at_a_random_moment(script, run, tmp_path, seed):
+    moment = random.Random(seed)
+    flags = ("--workers 0", "--workers 2")[seed % 2], ("--no-amp", "--amp")[seed // 2 % 2]
+    flags = *" ".join(flags).split(), *"--steps 16 --log-every 1 --save-every 2 --sample-every 5".split()
+    victim = start(script, *flags, "--out", tmp_path / "run", output=tmp_path / "out.txt")
+    wait_for(f"step {moment.randint(1, 12)} ", tmp_path / "out.txt", victim)
+    time.sleep(moment.uniform(0, 0.2))
+    os.killpg(victim.pid, signal.SIGKILL)
+    assert finish(victim) == [-signal.SIGKILL]
+    assert run(*flags, "--out", tmp_path / "whole")[0] == 0
+    assert run(*flags, "--out", tmp_path / "run", "--resume")[0] == 0
+    assert same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_saves_and_stops(script, run, tmp_path, monkeypatch, workers, number, code):
+    flags = "--workers", workers, "--steps", 5, "--out"
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        at_call(patch, script, "train_step", 3, lambda: os.kill(os.getpid(), number))
+        result = run(*flags, tmp_path / "run")
+    assert result[0] == code and not result[2]
+    assert state(tmp_path / "run")["step"] == 3
+    assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    assert run(*flags, tmp_path / "whole")[0] == run(*flags, tmp_path / "run", "--resume")[0] == 0
+    assert same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_ctrl_c_reaches_workers_too(script, tmp_path):
+    output = tmp_path / "out.txt"
+    flags = "--steps 100000 --log-every 1 --workers 2 --out".split()
+    process = start(script, *flags, tmp_path / "run", output=output)
+    wait_for("step 3 ", output, process)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C: the whole group gets it
+    assert finish(process) == [130]
+    assert "Traceback" not in output.read_text()
+    last = re.findall(r"^step (\d+) ", output.read_text(), re.MULTILINE)[-1]
+    assert state(tmp_path / "run")["step"] == int(last)
+    with pytest.raises(ProcessLookupError):  # soon no worker is left
+        for _ in range(600):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+
+
+def test_two_processes(script, run, tmp_path):
+    flags = "--steps 30 --log-every 2 --sample-every 15 --save-every 4 --out".split()
+    processes = start_two(script, *flags, tmp_path / "whole", folder=tmp_path)
+    assert finish(*processes) == [0, 0]
+    assert "statistics" in (tmp_path / "0.txt").read_text()
+    records = [torch.load(tmp_path / f"{rank}.rec") for rank in "01"]
+
+    from_one = []  # what one process trains on
+
+    def train_step(G, D, opt_g, opt_d, real, z, *settings):
+        from_one.append((real, z))
+        return torch.zeros(4)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "train_step", train_step)
+        assert run(*flags, tmp_path / "one")[0] == 0
+    assert len(from_one) == len(records[0]) == len(records[1]) == 30
+    for (real, z), *ranks in zip(from_one, *records):
+        assert torch.equal(real, torch.cat([rank[0] for rank in ranks]))
+        assert torch.equal(z, torch.cat([rank[1] for rank in ranks]))
+        assert same(ranks[0][2], ranks[1][2])  # the same weights at every step
+
+    # now interrupted twice: SIGTERM that only one of the two receives, then SIGKILL for all
+    processes = start_two(script, *flags, tmp_path / "run", folder=tmp_path)
+    wait_for("step 2 ", tmp_path / "0.txt", processes[0])
+    os.kill(processes[1].pid, signal.SIGTERM)
+    assert finish(*processes) == [143, 143]
+    stopped = state(tmp_path / "run")["step"]
+    assert 2 <= stopped < 26
+    processes = start_two(script, *flags, tmp_path / "run", "--resume", folder=tmp_path)
+    wait_for(f"step {stopped + 2} ", tmp_path / "0.txt", processes[0])
+    for process in processes:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert finish(*processes) == [-signal.SIGKILL] * 2
+    processes = start_two(script, *flags, tmp_path / "run", "--resume", folder=tmp_path)
+    assert finish(*processes) == [0, 0]
+    assert same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_torchrun(script, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--master-addr", "127.0.0.1", "--master-port", free_port(), ROOT / f"{script.__name__}.py"]
+    flags = "--steps 3 --log-every 1 --out".split()
+    command = [*torchrun, *SCRIPTS[script.__name__].split(), *flags, tmp_path / "torchrun"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    processes = start_two(script, *flags, tmp_path / "run", folder=tmp_path)
+    assert finish(*processes) == [0, 0]
+    assert same_run(tmp_path / "run", tmp_path / "torchrun")
+
+
+def test_two_processes_need_an_even_batch(script, tmp_path):
+    processes = start_two(script, "--batch-size", 5, "--out", tmp_path / "run", folder=tmp_path)
+    assert finish(*processes)[0] == 2
+    assert "--batch-size 5: each of 2 processes" in (tmp_path / "0.txt").read_text()
+    assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------- what goes wrong in training
+def test_numbers_that_are_not_finite_are_never_saved(script, run, tmp_path):
+    code, _, err = run("--lr", "1e30", "--log-every", 1, "--out", tmp_path / "run")
+    assert code == 1 and err.count("\n") == 1
+    assert err.startswith("step 1:") and str(tmp_path / "run/last.pt") in err
+    good = state(tmp_path / "run")
+    assert good["step"] == 0 and all(tensor.isfinite().all() for tensor in good["G"].values())
+
+
+@pytest.mark.parametrize("net", [0, 1])
+def test_weights_that_are_not_finite_are_never_saved(script, run, tmp_path, monkeypatch, net):
+    train_step = script.train_step
+
+    def poisoned(*args):
+        losses = train_step(*args)
+        if args[2].state[args[0][0].weight]["step"] == 5:
+            torch.nn.init.constant_(args[net][0].weight[0], float("inf"))
+        return losses  # these are still finite
+
+    monkeypatch.setattr(script, "train_step", poisoned)
+    flags = "--steps", 9, "--log-every", 5, "--save-every", 2, "--out", tmp_path / "run"
+    code, _, err = run(*flags)
+    assert code == 1 and err.startswith("step 5:") and err.count("\n") == 1
+    good = state(tmp_path / "run")
+    assert good["step"] == 4
+    assert all(tensor.isfinite().all() for name in "GD" for tensor in good[name].values())
+    monkeypatch.setattr(script, "train_step", train_step)
+    assert run(*flags, "--resume")[0] == 0
+
+
+def test_collapse_is_reported(script, run, tmp_path, monkeypatch):
+    for spread, collapsed in ((1, True), (80, False)):
+        fakes = 128 + spread * torch.randn(64, 16, 16, 3, generator=torch.Generator().manual_seed(0))
+        monkeypatch.setattr(script, "generate", lambda G, z, fakes=fakes: fakes.clamp(0, 255).byte())
+        code, out, _ = run("--steps", 1, "--out", tmp_path / str(spread))
+        assert code == 0 and ("step 1: warning" in out) == collapsed
+
+
+def test_disk_full_while_saving(script, run, tmp_path, monkeypatch):
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    flags = *EVERY, "--steps", 7, "--out"
+    with monkeypatch.context() as patch:
+        at_call(patch, os, "fsync", 4, full)  # at step 4
+        assert refused(script, run(*flags, tmp_path / "run"), "No space left", str(tmp_path / "run"))
+    assert state(tmp_path / "run")["step"] == 2
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert run(*flags, tmp_path / "run", "--resume")[0] == run(*flags, tmp_path / "whole")[0] == 0
+    assert same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_file_size_limit_reached_while_saving(script, run, tmp_path):
+    flags = "--steps", 1, "--out"
+    assert run(*flags, tmp_path / "whole")[0] == 0
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (tmp_path / "whole/last.pt").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, limits[1]))
+    try:  # the first checkpoint is smaller, as Adam has no state yet
+        result = run(*flags, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert refused(script, result, str(tmp_path / "run"))
+    assert state(tmp_path / "run")["step"] == 0 and not list(tmp_path.rglob("*.tmp"))
+
+
+# ---------------------------------------------------------------- bad input
+BAD_FLAGS = [
+    ("--gpu 99", "there is no GPU 99", "--gpu -1"),
+    ("--gpu -2", "there is no GPU -2", "--gpu -1"),
+    ("--size 40", "multiple of 16", "40"),
+    ("--size 0", "--size must be at least 1"),
+    ("--batch-size 13", "--batch-size 13", "12 pictures"),
+    ("--batch-size 0", "--batch-size must be at least"),
+    ("--batch-size 1", "--batch-size"),
+    ("--lr nan", "--lr"),
+    ("--lr -1", "--lr"),
+    ("--beta1 1", "--beta1"),
+    ("--seed -1", "--seed"),
+    ("--workers -1", "--workers"),
+    ("--width 0", "--width"),
+    ("--log-every 0", "--log-every"),
+    ("--steps 1e6", "--steps", "1e6"),
+    ("--loss hinge", "--loss", "hinge"),
+    ("--fit pad", "--fit", "pad"),
+    ("--lim 3", "--lim"),
+    ("--resume", "there is no checkpoint", "run/last.pt"),
+    ("--resume nowhere.pt", "there is no checkpoint nowhere.pt"),
+    ("--sample nowhere.pt", "there is no checkpoint nowhere.pt"),
+    ("--data nowhere/bedroom", "nowhere/bedroom", "nowhere/bedroom_train_lmdb"),
+]
+
+
+@pytest.mark.parametrize("flags, words", [(flags, words) for flags, *words in BAD_FLAGS])
+def test_bad_flag(script, run, tmp_path, flags, words):
+    assert refused(script, run("--out", tmp_path / "run", *flags.split()), *words)
+    assert not contents(tmp_path)
+
+
+def test_bad_input_from_the_shell(script, tmp_path):
+    command = [sys.executable, ROOT / f"{script.__name__}.py", "--data", "nowhere", "--out", tmp_path / "run"]
+    done = subprocess.run([*command, "--gpu", "-1"], capture_output=True, text=True, timeout=300)
+    assert refused(script, (done.returncode, done.stdout, done.stderr), "nowhere")
+    assert not contents(tmp_path)
+
+
+def test_gpu_under_torchrun(script, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert refused(script, run("--gpu", 0, "--out", tmp_path / "run"), "torchrun", "--gpu -1")
+
+
+@pytest.mark.parametrize("place", ["file/run", "file", "/proc/run"])
+def test_unwritable_output(script, run, tmp_path, place):
+    (tmp_path / "file").write_text("not a folder")
+    before = contents(tmp_path)
+    assert refused(script, run("--steps", 1, "--out", tmp_path / place), place)
+    assert contents(tmp_path) == before
+
+
+class Evil:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def other(checkpoint, **values):
+    return {**checkpoint, **values}
+
+
+BAD_CHECKPOINTS = {
+    "empty": lambda path, good, evil: path.write_bytes(b""),
+    "first half": lambda path, good, evil: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "one byte short": lambda path, good, evil: path.write_bytes(path.read_bytes()[:-1]),
+    "random bytes": lambda path, good, evil: path.write_bytes(random.Random(0).randbytes(10_000)),
+    "text": lambda path, good, evil: path.write_text("not a checkpoint\n"),
+    "zip file": lambda path, good, evil: zipfile.ZipFile(path, "w").close(),
+    "malicious pickle": lambda path, good, evil: path.write_bytes(pickle.dumps(evil)),
+    "malicious checkpoint": lambda path, good, evil: torch.save(other(good, args=evil), path),
+    "another script's": lambda path, good, evil: torch.save(other(good, script="another"), path),
+    "a list": lambda path, good, evil: torch.save([0, 1], path),
+    "weights alone": lambda path, good, evil: torch.save(good["G"], path),
+    "no arguments": lambda path, good, evil: torch.save(other(good, args=None), path),
+    "other networks": lambda path, good, evil: torch.save(other(good, G=good["D"]), path),
+    "no networks": lambda path, good, evil: torch.save({k: good[k] for k in good if k != "G"}, path),
+    "a folder": lambda path, good, evil: path.unlink() or path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--sample"])
+@pytest.mark.parametrize("damage", BAD_CHECKPOINTS)
+def test_bad_checkpoint(script, run, tmp_path, damage, flag):
+    assert run("--steps", 0, "--out", tmp_path / "run")[0] == 0
+    last = tmp_path / "run/last.pt"
+    BAD_CHECKPOINTS[damage](last, torch.load(last), Evil(tmp_path / "evil"))
+    before = contents(tmp_path)
+    assert refused(
+        script, run(flag, last, "--steps", 0), str(last), f"not a checkpoint of {script.__name__}.py"
+    )
+    assert contents(tmp_path) == before
+
+
+# ---------------------------------------------------------------- bad pictures
+def png(path, value, cut=0):
+    Image.fromarray(np.random.default_rng(value).integers(0, 256, (20, 20, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[: -cut or None])
+
+
+def make_lmdb(folder, values):
+    with lmdb.open(str(folder), map_size=2**20) as env, env.begin(write=True) as txn:
+        for i, value in enumerate(values):
+            txn.put(b"%040x" % i, value)
+
+
+BAD_DATA = {
+    "empty folder": lambda data: None,
+    "no pictures": lambda data: (data / "notes.txt").write_text("notes"),
+    "damaged pictures": lambda data: [(data / f"{i}.png").write_text("no picture") for i in range(5)],
+    "empty LMDB": lambda data: make_lmdb(data, []),
+    "LMDB without pictures": lambda data: make_lmdb(data, [b"no picture"] * 20),
+    "no LMDB": lambda data: (data / "data.mdb").write_bytes(random.Random(0).randbytes(20_000)),
+    "empty file as LMDB": lambda data: (data / "data.mdb").write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("damage", BAD_DATA)
+def test_bad_pictures(run, tmp_path, damage):
+    script = importlib.import_module("lsgan_scenes")
+    data = tmp_path / "data"
+    data.mkdir()
+    BAD_DATA[damage](data)
+    before = contents(tmp_path)
+    assert refused(script, run("--data", data, "--out", tmp_path / "run"), str(data))
+    after = {path: value for path, value in contents(tmp_path).items() if not path.name.startswith("keys-")}
+    assert {**after, data / "lock.mdb": 0} == {**before, data / "lock.mdb": 0}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_truncated_pictures_are_replaced(run, tmp_path, workers):
+    (tmp_path / "data").mkdir()
+    for i in range(6):
+        png(tmp_path / f"data/{i}.png", i, cut=300 if i == 3 else 0)
+    flags = "--data", tmp_path / "data", "--batch-size", 3, "--steps", 4, "--workers", workers
+    assert run(*flags, "--out", tmp_path / "run")[0] == 0
