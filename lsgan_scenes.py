@@ -308,9 +308,7 @@ def train(args: Namespace) -> None:
     dataset = open_images(args.data, args.size, args.fit, args.limit or None)
     n, size = len(dataset), args.batch_size
     if size % world or not 2 * world <= size <= n:
-        fail(
-            f"--batch-size {size}: each of {world} processes needs as many, at least 2; there are {n} pictures"
-        )
+        fail(f"--batch-size {size}: each of {world} processes needs as many, at least 2, of {n} pictures")
     share = slice(rank * size // world, (rank + 1) * size // world)
     G, D = Generator(args.size, args.width, args.z_dim), Discriminator(args.size, args.width)
     for net, stream in ((G, INIT_G), (D, INIT_D)):
