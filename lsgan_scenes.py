@@ -310,6 +310,7 @@ def train(args: Namespace) -> None:
     if size % world or not 2 * world <= size <= n:
         fail(f"--batch-size {size}: each of {world} processes needs as many, at least 2, of {n} pictures")
     share = slice(rank * size // world, (rank + 1) * size // world)
+
     G, D = Generator(args.size, args.width, args.z_dim), Discriminator(args.size, args.width)
     for net, stream in ((G, INIT_G), (D, INIT_D)):
         init_weights(net, rng(args.seed, stream, 0))
@@ -362,9 +363,7 @@ def train(args: Namespace) -> None:
             if world > 1:
                 dist.all_reduce(report)
             if not report.isfinite().all():
-                sys.exit(
-                    f"step {step}: loss or weights not finite; the last good checkpoint: {out / 'last.pt'}"
-                )
+                sys.exit(f"step {step}: loss or weights not finite; last good checkpoint: {out / 'last.pt'}")
             *values, norm, stopped = (report / world).tolist()
             if rank == 0 and logs:
                 now = time.perf_counter()
