@@ -134,9 +134,7 @@ def list_array(path, size):
     try:
         array, about = np.load(path, mmap_mode="r"), read_json(path.with_suffix(".json"))
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{path} is neither a folder, an LMDB directory nor an array of data.prepare ({error})"
-        ) from error
+        raise DataError(f"{path} is no folder, LMDB directory or whole array of data.prepare") from error
     if array.dtype != np.uint8 or array.shape[1:] != (size, size, 3) or not len(array):
         raise DataError(f"{path} is {array.dtype} {array.shape}, not uint8 (n, {size}, {size}, 3)")
     keys = np.arange(len(array)).astype("S")

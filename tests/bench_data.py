@@ -1,8 +1,8 @@
 """How fast pictures are read, beside torchvision's LSUN reader: `LSGAN_DATA=... python tests/bench_data.py`.
 
 One process and one thread. The routes take turns on the same pictures; medians over the rounds, in processor
-time, which a busy machine disturbs less than the clock. LSGAN_DATA names a folder with lsun/bedroom_train_lmdb;
-without it toy rooms of 384x256 are written as WebP. Prints tables, never fails.
+time, which a busy machine disturbs less than the clock. LSGAN_DATA names a folder that has
+lsun/bedroom_train_lmdb; without it toy rooms of 384x256 are written as WebP. Prints tables, never fails.
 """
 
 import io
