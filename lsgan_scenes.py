@@ -202,16 +202,6 @@ def generator_loss(d_fake: Tensor, loss="ls", c=1.0) -> Tensor:
 
 
 # ---------------------------------------------------------------- training step
-def average_gradients(net: nn.Module) -> None:
-    """With several processes: one flat all_reduce. DDP does not fit, as D runs thrice a step, once frozen."""
-    if dist.is_initialized():
-        grads = [p.grad for p in net.parameters()]
-        flat = torch.cat([grad.reshape(-1) for grad in grads]) / dist.get_world_size()
-        dist.all_reduce(flat)
-        for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads])):
-            grad.copy_(mean.view(grad.shape))
-
-
 def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0, amp=False) -> Tensor:
     """Updates D, then G with the same z. Returns d_loss, g_loss, mean D(x), mean D(G(z)), on the device."""
     autocast = torch.autocast(real.device.type, torch.bfloat16, enabled=amp)
@@ -221,7 +211,7 @@ def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0, amp=
     d_loss = discriminator_loss(d_real, d_fake, loss, a, b)
     opt_d.zero_grad()
     d_loss.backward()
-    average_gradients(D)
+    runs.average_gradients(D)
     opt_d.step()
 
     D.requires_grad_(False)  # only the gradient of D's input is needed now
@@ -229,7 +219,7 @@ def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0, amp=
         g_loss = generator_loss(D(fake).to(real.dtype), loss, c)
     opt_g.zero_grad()
     g_loss.backward()
-    average_gradients(G)
+    runs.average_gradients(G)
     opt_g.step()
     D.requires_grad_(True)
     if loss == "sigmoid":

@@ -2,7 +2,7 @@
 
 
 class DataError(Exception):
-    """Bad input: one line fit for the user, also when it comes out of a data worker wrapped in a traceback."""
+    """Bad input: one line fit for the user, even when a data worker has wrapped a traceback around it."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.rpartition("data.DataError: ")[2].split()))

@@ -1,0 +1,398 @@
+"""lsgan_cond_chars.py against the paper, the authors' settings, and the obvious way to write it."""
+
+import copy
+import inspect
+import json
+import math
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+import lsgan_cond_chars as chars
+from data.characters import open_characters
+from lsgan_cond_chars import Discriminator, Generator, discriminator_loss, generator_loss
+
+TINY = "--classes 6 --width 4 --z-dim 4 --batch-size 8 --workers 0 --gpu -1".split()
+SMALL = {"classes": 5, "width": 4}
+SHAPE = re.compile(r"# (\d+ x \d+[x\d ]*)")
+
+
+# ---------------------------------------------------------------- the obvious way
+def map_labels(net, one_hot):
+    """Phi of Eq. 10, as the paper says it: a linear map of one-hot vectors [B, classes]."""
+    return F.linear(one_hot, net.phi.weight.T, net.phi_bias)
+
+
+def obvious_g(G, z, one_hot):
+    h = torch.cat([z, map_labels(G, one_hot)], 1)
+    h = F.relu(G.bn1(G.fc1(h))).view(len(h), -1, 7, 7)
+    return torch.sigmoid(G.deconv3(F.relu(G.bn2(G.deconv2(h)))))
+
+
+def obvious_d(D, x, one_hot):
+    y = map_labels(D, one_hot)
+    h = F.leaky_relu(D.conv1(x), 0.2)
+    h = torch.cat([h, y[:, :, None, None].expand(-1, -1, *h.shape[2:])], 1)
+    h = F.leaky_relu(D.bn2(D.conv2(h)), 0.2).flatten(1)
+    h = F.leaky_relu(D.bn3(D.fc3(torch.cat([h, y], 1))), 0.2)
+    return D.fc4(torch.cat([h, y], 1))[:, 0]
+
+
+def obvious_step(G, D, opt_g, opt_d, real, z, y, loss="ls", a=0.0, b=1.0, c=1.0):
+    """One-hot labels, y as maps, G runs twice, D's weight gradients in the G step are thrown away."""
+    bce = F.binary_cross_entropy_with_logits
+    one_hot = F.one_hot(y, G.phi.num_embeddings).to(real.dtype)
+    d_real, d_fake = obvious_d(D, real, one_hot), obvious_d(D, obvious_g(G, z, one_hot).detach(), one_hot)
+    ones, zeros = torch.ones_like(d_real), torch.zeros_like(d_real)
+    if loss == "ls":
+        d_loss = 0.5 * F.mse_loss(d_real, b * ones) + 0.5 * F.mse_loss(d_fake, a * ones)
+    else:
+        d_loss = bce(d_real, ones) + bce(d_fake, zeros)
+    opt_d.zero_grad()
+    d_loss.backward()
+    opt_d.step()
+    d_fake = obvious_d(D, obvious_g(G, z, one_hot), one_hot)
+    g_loss = 0.5 * F.mse_loss(d_fake, c * ones) if loss == "ls" else bce(d_fake, ones)
+    opt_g.zero_grad()
+    g_loss.backward()
+    opt_g.step()
+    return torch.stack([d_loss, g_loss]).detach()
+
+
+def make_nets():
+    nets = Generator(**SMALL, z_dim=4).double(), Discriminator(**SMALL).double()
+    for net, stream in zip(nets, (chars.INIT_G, chars.INIT_D)):
+        chars.init_weights(net, chars.rng(0, stream, 0))
+    return *nets, *(torch.optim.Adam(net.parameters(), 1e-3, betas=(0.5, 0.999)) for net in nets)
+
+
+def make_batch(step=0):
+    """real, z, y of six pictures; class 3 is not among them."""
+    generator = torch.Generator().manual_seed(step)
+    real = torch.rand(6, 1, 28, 28, generator=generator, dtype=torch.float64)
+    z = torch.rand(6, 4, generator=generator, dtype=torch.float64) * 2 - 1
+    return real, z, torch.tensor([0, 1, 2, 4, 0, 2])
+
+
+# ---------------------------------------------------------------- networks
+@pytest.mark.parametrize("net, count", [(Generator, 9_417_857), (Discriminator, 21_384_129)])
+def test_parameter_count(net, count):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in net().parameters()) == count
+
+
+@pytest.mark.parametrize("net, inputs", [(Generator, (2, 1024)), (Discriminator, (2, 1, 28, 28))])
+def test_shapes_are_those_in_the_comments(net, inputs, monkeypatch):
+    with torch.device("meta"):
+        net, shapes = net(), []
+
+    def note(function, x, *args):
+        shapes.append(tuple(x.shape[1:]))
+        return function(x, *args)
+
+    for name in ("relu", "leaky_relu"):
+        monkeypatch.setattr(F, name, partial(note, getattr(F, name)))
+    output = net(torch.empty(inputs, device="meta"), torch.zeros(2, dtype=torch.long, device="meta"))
+    commented = [eval(comment.replace("x", ",")) for comment in SHAPE.findall(inspect.getsource(net.forward))]
+    if isinstance(net, Generator):
+        assert commented == [(128, 7, 7), (128, 14, 14), (1, 28, 28)]
+        assert shapes == [(128 * 7 * 7,), commented[1]] and output.shape == (2, *commented[2])
+    else:
+        assert commented == [(256, 14, 14), (320, 25), (25, 49), (320, 7, 7)]
+        assert shapes == [commented[0], commented[3], (1024,)] and output.shape == (2,)
+
+
+@pytest.mark.parametrize("width", [1, 6, 64])
+def test_all_layers_scale_with_the_width(width):
+    with torch.device("meta"):
+        y = torch.zeros(2, dtype=torch.long)
+        images = Generator(3, width, 5)(torch.empty(2, 5), y)
+        assert images.shape == (2, 1, 28, 28)
+        D = Discriminator(3, width)
+        assert D(images, y).shape == (2,)
+    assert D.conv1.out_channels == width and D.phi.embedding_dim == width
+
+
+def test_discriminator_is_unbounded():
+    D, (real, _, y) = make_nets()[1], make_batch()
+    before = D(real, y)
+    with torch.no_grad():
+        D.fc4.weight *= 1e4
+    after = D(real, y)
+    assert torch.allclose(after, 1e4 * before) and after.abs().max() > 1
+
+
+@pytest.mark.parametrize("net", [0, 1], ids=["G", "D"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_networks_equal_the_obvious_ones(net, training):
+    """The label map is a product with one-hot vectors, and y's maps go through a plain convolution."""
+    ours = make_nets()[net].train(training)
+    theirs = copy.deepcopy(ours)
+    with torch.no_grad():
+        for p, q in zip(ours.parameters(), theirs.parameters()):
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))  # biases too
+            q.copy_(p)
+    real, z, y = make_batch()
+    x = (z, real)[net].requires_grad_()
+    output = ours(x, y)
+    expected = (obvious_g, obvious_d)[net](theirs, x, F.one_hot(y, 5).double())
+    assert torch.allclose(output, expected, rtol=0, atol=1e-12 * expected.abs().max().item())
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).double()
+    gradients = torch.autograd.grad((output * weights).sum(), [x, *ours.parameters()])
+    expected = torch.autograd.grad((expected * weights).sum(), [x, *theirs.parameters()])
+    for ours_, theirs_ in zip(gradients, expected):
+        assert torch.allclose(ours_, theirs_, rtol=0, atol=1e-11 * theirs_.abs().max().item() + 1e-13)
+    phi = gradients[1 + [name for name, _ in ours.named_parameters()].index("phi.weight")]
+    assert phi.shape == (5, 4) and not phi[3].any() and phi[[0, 1, 2, 4]].any(1).all()
+
+
+def test_initial_weights():
+    nets = Generator(50), Discriminator(50)
+    for net, stream in zip(nets, (chars.INIT_G, chars.INIT_D)):
+        chars.init_weights(net, chars.rng(0, stream, 0))
+        assert not net.phi_bias.any()
+    for layer in (layer for net in nets for layer in net.modules() if hasattr(layer, "weight")):
+        weight = layer.weight.detach()
+        assert isinstance(layer, nn.Embedding) or not layer.bias.any()
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            assert (weight == 1).all()
+            assert (layer.eps, layer.momentum) == (1e-5, 0.1)  # TensorFlow's decay 0.9
+            continue
+        cut = 0.8796 if isinstance(layer, nn.Conv2d) else 1  # a normal distribution cut at two sigma
+        assert abs(weight.std() - cut * 0.02) < 4 * 0.02 / math.sqrt(weight.numel())
+        assert (weight.abs().max() <= 0.04) == isinstance(layer, nn.Conv2d)
+    assert not torch.equal(nets[0].phi.weight, nets[1].phi.weight)  # one map for G, another for D
+
+
+# ---------------------------------------------------------------- loss and training step
+def test_losses_by_hand():
+    d_real, d_fake = torch.tensor([1.0, 3.0]), torch.tensor([0.0, 2.0])
+    assert discriminator_loss(d_real, d_fake).item() == 0.5 * (0 + 4) / 2 + 0.5 * (0 + 4) / 2  # Eq. 10
+    assert generator_loss(d_fake).item() == 0.5 * (1 + 1) / 2
+    assert discriminator_loss(d_real, d_fake, a=-1.0).item() == 0.5 * (0 + 4) / 2 + 0.5 * (1 + 9) / 2
+    assert generator_loss(d_fake, c=0.0).item() == 0.5 * (0 + 4) / 2
+    entropy = -(math.log(1 / 2) + math.log(3 / 4)) / 2
+    logits = torch.tensor([0.0, math.log(3)])  # sigmoid: 1/2, 3/4
+    assert discriminator_loss(logits, -logits, "sigmoid").item() == pytest.approx(2 * entropy)
+    assert generator_loss(logits, "sigmoid").item() == pytest.approx(entropy)
+
+
+LOSSES = {
+    "ls": {"loss": "ls", "a": 0.0, "b": 1.0, "c": 1.0},
+    "ls-110": {"loss": "ls", "a": -1.0, "b": 1.0, "c": 0.0},
+    "sigmoid": {"loss": "sigmoid", "a": 0.0, "b": 1.0, "c": 1.0},
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_step_equals_the_obvious_two_forward_loop(loss):
+    ours, theirs = make_nets(), make_nets()
+    for step in range(1, 6):
+        batch = make_batch(step)
+        report = chars.train_step(*ours, *batch, **LOSSES[loss])
+        losses = obvious_step(*theirs, *batch, **LOSSES[loss])
+        assert torch.allclose(report[:2], losses, rtol=1e-10)
+        for net, other in zip(ours[:2], theirs[:2]):
+            for p, q in zip(net.parameters(), other.parameters()):
+                assert torch.allclose(p, q, rtol=1e-9, atol=1e-9)  # a millionth of Adam's step
+        assert all(p.requires_grad for p in ours[1].parameters())
+        assert ours[0].bn1.num_batches_tracked == step  # the one difference: these move once, not twice
+        assert theirs[0].bn1.num_batches_tracked == 2 * step
+
+
+def test_amp_computes_losses_in_float32():
+    G, D, opt_g, opt_d = make_nets()
+    G.float(), D.float()
+    seen = []
+    D.fc4.register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+    real, z, y = make_batch()
+    report = chars.train_step(G, D, opt_g, opt_d, real.float(), z.float(), y, amp=True)
+    assert seen == [torch.bfloat16] * 3 and report.dtype == torch.float32
+
+
+# ---------------------------------------------------------------- pictures
+class Constant(nn.Module):
+    """A generator that answers with the images it was given."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.images = images
+
+    def forward(self, z, y):
+        return self.images
+
+
+def test_known_values_give_known_pixels():
+    values = torch.tensor([0.0, 0.25, 0.5, 1.0, -0.1, 1.1])  # 1 is white
+    pictures = chars.generate(Constant(values.expand(2, 1, 3, 6)), None, None)
+    assert pictures.dtype == torch.uint8 and pictures.shape == (2, 3, 6, 1)
+    assert pictures[0, 0, :, 0].tolist() == [0, 64, 128, 255, 0, 255]
+
+
+def note_steps(monkeypatch):
+    """Calls of train_step, which then does nothing."""
+    seen = []
+
+    def train_step(G, D, opt_g, opt_d, real, z, y, *loss):
+        seen.append((real, z, y))
+        return torch.zeros(4)
+
+    monkeypatch.setattr(chars, "train_step", train_step)
+    return seen
+
+
+def test_a_step_gets_pictures_in_0_to_1_with_their_own_labels(monkeypatch, tmp_path, call):
+    seen = note_steps(monkeypatch)
+    assert call(chars.main, *TINY, "--steps", 20, "--out", tmp_path / "run")[0] == 0
+    data = open_characters("strokes", classes=6)
+    labels = {picture.tobytes(): label for picture, label in zip(data.pictures, data.labels)}
+    assert len(seen) == 20 and len({y for _, _, ys in seen for y in ys.tolist()}) == 6
+    for step, (real, z, y) in enumerate(seen, 1):
+        assert real.shape == (8, 1, 28, 28) and real.max() == 1 and 0 <= real.min() < 0.5
+        assert real.median() == 1  # the background is white, and white is 1
+        assert torch.equal(z, chars.noise(8, 4, 0, chars.Z, step))
+        pictures = chars.generate(Constant(real), None, None)  # exactly the bytes of the data
+        assert [labels[picture.numpy().tobytes()] for picture in pictures] == y.tolist()
+
+
+def test_grids_show_real_above_generated(monkeypatch, tmp_path, call):
+    generated = {}
+
+    def generate(G, z, y):
+        generated[len(generated)] = z, y
+        return y.byte().view(-1, 1, 1, 1).expand(-1, 28, 28, 1)  # a gray that tells the class
+
+    monkeypatch.setattr(chars, "generate", generate)
+    flags = "--steps", 2, "--sample-every", 1, "--out", tmp_path / "run"
+    assert call(chars.main, *TINY, *flags)[0] == 0
+    assert all(torch.equal(*pair) for pair in zip(generated[0], generated[1]))  # fixed z and y
+    first, second = (np.asarray(Image.open(tmp_path / f"run/samples/step_0000000{i}.png")) for i in (1, 2))
+    assert (first == second).all()
+    cells = first[2:, 2:, 0].reshape(8, 30, 16, 30).transpose(0, 2, 1, 3)[:, :, :28, :28]
+    data = open_characters("strokes", classes=6)
+    labels = {picture.tobytes(): label for picture, label in zip(data.pictures, data.labels)}
+    for real, fake in zip(cells[0::2].reshape(64, 28, 28), cells[1::2].reshape(64, 28, 28)):
+        assert (fake == labels[real.tobytes()]).all()
+    assert len(set(generated[0][1].tolist())) == 6
+    assert call(chars.main, *TINY, "--steps", 1, "--seed", 1, "--out", tmp_path / "other")[0] == 0
+    assert generated[0][1].tolist() != generated[2][1].tolist()
+
+
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def trained(tmp_path, call):
+    """A checkpoint whose pictures depend visibly on z and on y."""
+    run = tmp_path / "run"
+    assert call(chars.main, *TINY, "--steps", 3, "--out", run)[0] == 0
+    checkpoint = torch.load(run / "last.pt")
+    for name, weight in checkpoint["G"].items():
+        weight *= 20 if name in ("phi.weight", "deconv2.weight", "deconv3.weight") else 1
+    torch.save(checkpoint, run / "last.pt")
+    return run / "last.pt"
+
+
+def test_text_is_written_by_one_hand_a_row(trained, tmp_path, call):
+    table = json.loads((trained.parent / "args.json").read_text())["table"]
+    assert table == torch.load(trained)["args"]["table"] == open_characters("strokes", classes=6).table
+    text = table[4] + table[1] + table[4]
+    flags = "--sample", trained, "--gpu", -1, "--n", 5
+    assert call(chars.main, *flags, "--text", text, "--out", tmp_path / "text")[0] == 0
+    pictures, labels = (np.load(tmp_path / "text" / name) for name in ("samples.npy", "labels.npy"))
+    assert pictures.dtype == np.uint8 and pictures.shape == (15, 28, 28, 1)
+    assert labels.dtype == np.int64 and labels.tolist() == [4, 1, 4] * 5
+    rows = pictures.reshape(5, 3, 28, 28)
+    assert (rows[:, 0] == rows[:, 2]).all()  # same hand, same character
+    assert (rows[:, 0] != rows[:, 1]).any((1, 2)).all()  # same hand, other character
+    assert (rows[1:, 0] != rows[:-1, 0]).any((1, 2)).all()  # another hand
+    grid = np.asarray(Image.open(tmp_path / "text/grid.png"))
+    assert grid.shape == (5 * 30 + 2, 3 * 30 + 2, 3) and (grid[32:60, 32:60, 0] == rows[1, 1]).all()
+
+    G = Generator(6, 4, 4)
+    G.load_state_dict(torch.load(trained)["G"])
+    z = chars.noise(64, 4, 0, chars.SAMPLE, 0)[:5]
+    expected = chars.generate(G, z, torch.tensor([1] * 5))[..., 0].numpy()
+    assert np.abs(rows[:, 1].astype(int) - expected).max() <= 1
+
+
+def test_samples_without_text_are_of_every_class_as_often(trained, tmp_path, call):
+    labels = {}
+    for n, seed in ((3, 0), (70, 0), (70, 1)):
+        out = tmp_path / f"{n}-{seed}"
+        flags = "--sample", trained, "--gpu", -1, "--n", n, "--seed", seed
+        assert call(chars.main, *flags, "--out", out)[0] == 0
+        pictures, labels[n, seed] = np.load(out / "samples.npy"), np.load(out / "labels.npy")
+        assert pictures.shape == (n, 28, 28, 1) and len(np.unique(pictures, axis=0)) == n
+    assert np.bincount(labels[70, 0]).tolist().count(12) == 4  # 70 = 4 * 12 + 2 * 11
+    assert labels[3, 0].tolist() == labels[70, 0][:3].tolist() and len(set(labels[3, 0])) == 3
+    assert labels[70, 0].tolist() != labels[70, 1].tolist() and np.array_equal(
+        pictures.shape, (70, 28, 28, 1)
+    )
+
+    before = contents(tmp_path)
+    for name in ("samples.npy", "labels.npy", "grid.png"):
+        (tmp_path / f"only-{name}").mkdir()
+        (tmp_path / f"only-{name}" / name).touch()
+        code, _, error = call(chars.main, *flags, "--out", tmp_path / f"only-{name}")
+        assert code == 2 and f"{name} exists" in error
+    assert before.items() <= contents(tmp_path).items()
+
+
+def test_unknown_characters_are_named(trained, call):
+    before = contents(trained.parent)
+    known = torch.load(trained)["args"]["table"][0]
+    code, out, error = call(chars.main, "--sample", trained, "--text", f"{known}龘x{known}", "--gpu", -1)
+    assert (code, out) == (2, "")
+    assert error == f"lsgan_cond_chars.py: error: --text: '龘x' not among the 6 classes of {trained}\n"
+    assert contents(trained.parent) == before
+
+
+# ---------------------------------------------------------------- class table
+def write_classes(folder, names):
+    for i, name in enumerate(names):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for k in range(5):
+            Image.new("L", (20, 30), 40 * i + 8 * k).save(folder / name / f"{k}.png")
+
+
+def test_resume_needs_the_classes_of_the_checkpoint(tmp_path, call):
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_classes(data, "一丁七")
+    flags = "--data", data, *TINY[2:], "--out", run
+    assert call(chars.main, *flags, "--steps", 2)[0] == 0
+    assert torch.load(run / "last.pt")["args"]["table"] == ["丁", "七", "一"]  # by GBK code
+    before = contents(run)
+    (data / "七").rename(data / "万")  # as many classes, but others
+    code, _, error = call(chars.main, *flags, "--steps", 3, "--resume")
+    assert code == 2 and error.count("\n") == 1 and "checkpoint" in error
+    write_classes(data, "丁七一")
+    code, _, error = call(chars.main, *flags, "--steps", 3, "--resume")
+    assert code == 2 and "4 classes" in error and error.count("\n") == 1
+    assert contents(run) == before
+    for path in (data / "万").iterdir():
+        path.unlink()
+    (data / "万").rmdir()
+    assert call(chars.main, *flags, "--steps", 3, "--resume")[0] == 0
+
+
+@pytest.mark.parametrize("flag, value", [("--charset", "all"), ("--classes", 7), ("--fit", "pad")])
+def test_resume_with_other_data_flags_is_refused(trained, call, flag, value):
+    code, _, error = call(chars.main, "--resume", trained, flag, value)
+    assert code == 2 and f"{flag} is " in error and error.count("\n") == 1
+
+
+def test_real_handwriting(real_data, tmp_path, call):
+    run = tmp_path / "run"
+    flags = "--data", real_data / "hanzi/hwdb1.1_100x100", "--width", 4, "--batch-size", 8, "--gpu", -1
+    code, out, _ = call(chars.main, *flags, "--steps", 2, "--out", run)
+    assert code == 0 and "100 classes" in out
+    assert call(chars.main, "--sample", run / "last.pt", "--text", "一丁七万", "--n", 2, "--gpu", -1)[0] == 0
+    assert np.load(run / "samples.npy").shape == (8, 28, 28, 1)
