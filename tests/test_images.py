@@ -287,6 +287,8 @@ def test_only_pictures_that_were_asked_for_are_counted(tmp_path):
     dataset = open_images(write_lmdb(tmp_path / "x_lmdb", values), 16)
     dataset[[1, 1]]  # meets 2 as well
     assert dataset.replaced == 1
+    dataset[[2]]
+    assert dataset.replaced == 2
 
 
 def test_a_file_that_is_no_picture_is_replaced(tmp_path):

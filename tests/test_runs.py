@@ -287,15 +287,17 @@ def finish(*processes):
 def test_killed_at_a_random_moment(script, run, tmp_path, seed):
     moment = random.Random(seed)
     flags = ("--workers 0", "--workers 2")[seed % 2], ("--no-amp", "--amp")[seed // 2 % 2]
-    flags = *" ".join(flags).split(), *"--steps 16 --log-every 1 --save-every 2 --sample-every 5".split()
-    victim = start(script, *flags, "--out", tmp_path / "run", output=tmp_path / "out.txt")
-    wait_for(f"step {moment.randint(1, 12)} ", tmp_path / "out.txt", victim)
+    flags = *" ".join(flags).split(), *"--log-every 1 --save-every 2 --sample-every 5".split()
+    output, killed, whole = tmp_path / "out.txt", tmp_path / "killed", tmp_path / "whole"
+    victim = start(script, *flags, "--steps", 100_000, "--out", killed, output=output)
+    wait_for(f"step {moment.randint(1, 12)} ", output, victim)
     time.sleep(moment.uniform(0, 0.2))
     os.killpg(victim.pid, signal.SIGKILL)
     assert finish(victim) == [-signal.SIGKILL]
-    assert run(*flags, "--out", tmp_path / "whole")[0] == 0
-    assert run(*flags, "--out", tmp_path / "run", "--resume")[0] == 0
-    assert same_run(tmp_path / "run", tmp_path / "whole")
+    steps = "--steps", state(killed)["step"] + 5
+    assert run(*flags, *steps, "--out", whole)[0] == 0
+    assert run(*flags, *steps, "--out", killed, "--resume")[0] == 0
+    assert same_run(killed, whole)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -330,13 +332,32 @@ def test_ctrl_c_reaches_workers_too(script, tmp_path):
 
 
 def test_two_processes(script, run, tmp_path):
-    flags = "--steps 30 --log-every 2 --sample-every 15 --save-every 4 --out".split()
-    processes = start_two(script, *flags, tmp_path / "whole", folder=tmp_path)
-    assert finish(*processes) == [0, 0]
-    assert "statistics" in (tmp_path / "0.txt").read_text()
-    records = [torch.load(tmp_path / f"{rank}.rec") for rank in "01"]
+    flags = "--log-every 2 --sample-every 15 --save-every 4 --out".split()
+    output, broken, whole = tmp_path / "0.txt", tmp_path / "broken", tmp_path / "whole"
 
-    from_one = []  # what one process trains on
+    # SIGTERM, which only one of the two receives
+    processes = start_two(script, *flags, broken, "--steps", 100_000, folder=tmp_path)
+    wait_for("step 2 ", output, processes[0])
+    os.kill(processes[1].pid, signal.SIGTERM)
+    assert finish(*processes) == [143, 143]
+    stopped = state(broken)["step"]
+    assert stopped >= 2
+
+    # SIGKILL for both
+    processes = start_two(script, *flags, broken, "--resume", folder=tmp_path)
+    wait_for(f"step {stopped + 2} ", output, processes[0])
+    for process in processes:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert finish(*processes) == [-signal.SIGKILL] * 2
+    steps = state(broken)["step"] + 6
+    assert finish(*start_two(script, *flags, broken, "--resume", "--steps", steps, folder=tmp_path)) == [0, 0]
+
+    # equals a run without interruption, whose inputs are those of a single process
+    assert finish(*start_two(script, *flags, whole, "--steps", steps, folder=tmp_path)) == [0, 0]
+    assert same_run(broken, whole)
+    assert "statistics" in output.read_text()
+    records = [torch.load(tmp_path / f"{rank}.rec") for rank in "01"]
+    from_one = []
 
     def train_step(*args):
         from_one.append([x for x in args if isinstance(x, torch.Tensor)])
@@ -344,27 +365,11 @@ def test_two_processes(script, run, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "train_step", train_step)
-        assert run(*flags, tmp_path / "one")[0] == 0
-    assert len(from_one) == len(records[0]) == len(records[1]) == 30
-    for whole, (half, weights), (other_half, other_weights) in zip(from_one, *records):
-        assert same(whole, [torch.cat(halves) for halves in zip(half, other_half)])
+        assert run(*flags, tmp_path / "one", "--steps", steps)[0] == 0
+    assert len(from_one) == len(records[0]) == len(records[1]) == steps
+    for inputs, (half, weights), (other_half, other_weights) in zip(from_one, *records):
+        assert same(inputs, [torch.cat(halves) for halves in zip(half, other_half)])
         assert same(weights, other_weights)  # the same weights at every step
-
-    # now interrupted twice: SIGTERM that only one of the two receives, then SIGKILL for all
-    processes = start_two(script, *flags, tmp_path / "run", folder=tmp_path)
-    wait_for("step 2 ", tmp_path / "0.txt", processes[0])
-    os.kill(processes[1].pid, signal.SIGTERM)
-    assert finish(*processes) == [143, 143]
-    stopped = state(tmp_path / "run")["step"]
-    assert 2 <= stopped < 26
-    processes = start_two(script, *flags, tmp_path / "run", "--resume", folder=tmp_path)
-    wait_for(f"step {stopped + 2} ", tmp_path / "0.txt", processes[0])
-    for process in processes:
-        os.killpg(process.pid, signal.SIGKILL)
-    assert finish(*processes) == [-signal.SIGKILL] * 2
-    processes = start_two(script, *flags, tmp_path / "run", "--resume", folder=tmp_path)
-    assert finish(*processes) == [0, 0]
-    assert same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_torchrun(script, tmp_path):

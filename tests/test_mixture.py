@@ -1,0 +1,564 @@
+"""gaussian_mixture.py: the authors' setting, batched training equal to separate training, measures, runs."""
+
+import ast
+import math
+import os
+import pickle
+import re
+import signal
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import gaussian_mixture as gm
+
+LOSSES = ["ls", "ls-110", "sigmoid"]
+TARGET = (*gm.mixture(), 0.01)
+TINY = "--seeds 2 --losses ls,sigmoid --gpu -1 --measure-every 2".split()
+
+
+@pytest.fixture
+def run(call):
+    """run(flag, ...) -> (exit code, stdout, stderr) of the smallest run, in this process."""
+    return lambda *flags: call(gm.main, *TINY, *flags)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch, request):
+    """A working directory of the test's own. No figures, but where they are the subject: they are slow."""
+    monkeypatch.chdir(tmp_path)
+    if "figure" not in request.node.name:
+        monkeypatch.setattr(gm, "draw_curves", lambda *args: None)
+        monkeypatch.setattr(gm, "draw_density", lambda *args: None)
+        monkeypatch.setattr(gm, "generate", lambda G, seeds: generate(G, seeds, n=250))
+
+
+generate = gm.generate
+
+
+def networks(seeds, losses):
+    """G, D and their optimisers as train() makes them, in float64."""
+    G, D = (
+        gm.Generator(len(losses) * len(seeds)).double(),
+        gm.Discriminator(len(losses) * len(seeds)).double(),
+    )
+    gm.init_orthogonal(G, seeds, gm.INIT_G)
+    gm.init_orthogonal(D, seeds, gm.INIT_D)
+    return G, D, adam(G, 1e-3), adam(D, 1e-4)
+
+
+def adam(net, lr):
+    return torch.optim.Adam(net.parameters(), lr, betas=(0.5, 0.999), fused=True)
+
+
+def batches(seeds, steps, n=16):
+    for real, z in gm.draw_batches(seeds, 0, steps, 256, TARGET, n=n):
+        yield real.double(), z.double()
+
+
+# ---------------------------------------------------------------- the authors' setting
+def test_parameter_counts():
+    assert sum(p.numel() for p in gm.Generator().parameters()) == 49_666
+    assert sum(p.numel() for p in gm.Discriminator().parameters()) == 17_025
+
+
+def test_defaults_are_the_authors():
+    args = gm.parse_args([])
+    assert (args.modes, args.radius, args.std, args.doubled_mode) == (8, 1.0, 0.01, True)
+    assert (args.z_dim, gm.BATCH, args.lr_d, args.lr_g, args.beta1) == (256, 512, 1e-4, 1e-3, 0.5)
+    assert (args.updates, args.seeds) == ("simultaneous", 10)
+
+
+def test_modes_are_those_of_linspace_with_its_end():
+    angles = np.linspace(0, 2 * math.pi, 9)
+    theirs = np.stack([np.sin(angles), np.cos(angles)], 1)
+    centres, weights = gm.mixture()
+    assert np.allclose(centres, theirs[:8], atol=1e-6) and np.allclose(theirs[8], theirs[0])
+    assert torch.allclose(weights, torch.tensor([2.0] + 7 * [1.0]) / 9)
+
+
+def test_other_mixtures():
+    assert torch.allclose(gm.mixture(doubled=False)[1], torch.full((8,), 1 / 8))
+    centres, weights = gm.mixture("grid", modes=9, radius=2.0)
+    assert {tuple(c) for c in centres.tolist()} == {
+        (x, y) for x in (-2.0, 0.0, 2.0) for y in (-2.0, 0.0, 2.0)
+    }
+    assert torch.allclose(weights, torch.full((9,), 1 / 9))
+
+
+def test_initial_weights_are_orthogonal_of_gain_1_4_and_biases_zero():
+    for net in networks(range(3), LOSSES)[:2]:
+        for layer in list(net)[::2]:
+            weight = layer.weight if layer.weight.shape[1] < layer.weight.shape[2] else layer.weight.mT
+            identity = torch.eye(weight.shape[1]).double().expand(9, -1, -1)
+            assert torch.allclose(weight @ weight.mT, 1.4**2 * identity, atol=1e-5)
+            assert not layer.bias.any()
+
+
+def test_losses_of_a_seed_start_equal_and_seeds_differ():
+    for net in networks(range(3), LOSSES)[:2]:
+        weight = net[2].weight.unflatten(0, (3, 3))  # loss, seed
+        assert torch.equal(weight[0], weight[1]) and torch.equal(weight[0], weight[2])
+        assert not torch.allclose(weight[0, 0], weight[0, 1])
+
+
+def test_loss_by_hand():
+    d_real, d_fake = torch.tensor([[3.0, 1.0]]), torch.tensor([[0.0, -1.0]])
+    d_loss, g_loss = gm.gan_loss(d_real, d_fake, "ls")
+    assert (d_loss.item(), g_loss.item()) == (0.5 * (4 + 0) / 2 + 0.5 * (0 + 1) / 2, 0.5 * (1 + 4) / 2)
+    d_loss, g_loss = gm.gan_loss(d_real, d_fake, "ls-110")
+    assert (d_loss.item(), g_loss.item()) == (0.5 * (4 + 0) / 2 + 0.5 * (1 + 0) / 2, 0.5 * (0 + 1) / 2)
+    d_loss, g_loss = gm.gan_loss(d_real, d_fake, "sigmoid")
+    log = math.log
+    by_hand = (log(1 + math.exp(-3)) + log(1 + math.exp(-1)) + log(2) + log(1 + math.exp(-1))) / 2
+    assert d_loss.item() == pytest.approx(by_hand)
+    assert g_loss.item() == pytest.approx((log(2) + log(1 + math.exp(1))) / 2)
+
+
+# ---------------------------------------------------------------- batched training
+def plain_networks(net, m):
+    """Model m of a batched network as an ordinary one."""
+    layers = []
+    for part in net:
+        if isinstance(part, gm.Linear):
+            layers.append(nn.Linear(*part.weight.shape[1:]).double())
+            layers[-1].weight.data.copy_(part.weight[m].T)
+            layers[-1].bias.data.copy_(part.bias[m, 0])
+        elif isinstance(part, nn.Tanh):
+            layers.append(nn.Tanh())
+    return nn.Sequential(*layers)
+
+
+def plain_step(G, D, opt_g, opt_d, real, z, loss, updates):
+    """The obvious loop: a forward pass for each loss, G's and D's gradients one after the other."""
+    a, b, c = gm.LOSSES[loss] or (0.0, 1.0, 1.0)
+
+    def cost(answer, goal):
+        if loss == "sigmoid":
+            return F.binary_cross_entropy_with_logits(answer, torch.full_like(answer, goal))
+        return 0.5 * F.mse_loss(answer, torch.full_like(answer, goal))
+
+    def update_d():
+        opt_d.zero_grad()
+        (cost(D(real), b) + cost(D(G(z).detach()), a)).backward()
+
+    def update_g():
+        opt_g.zero_grad()
+        cost(D(G(z)), c).backward(inputs=list(G.parameters()))  # or D's gradients would change too
+
+    if updates == "alternating":
+        update_d()
+        opt_d.step()
+        update_g()
+    else:
+        update_g()
+        update_d()
+        opt_d.step()
+    opt_g.step()
+
+
+@pytest.mark.parametrize("updates", ["simultaneous", "alternating"])
+def test_step_equals_the_plain_loop(updates):
+    seeds = range(5, 7)
+    G, D, opt_g, opt_d = networks(seeds, LOSSES)
+    plain = [[plain_networks(net, m) for net in (G, D)] for m in range(6)]
+    plain = [(g, d, adam(g, 1e-3), adam(d, 1e-4)) for g, d in plain]
+    for real, z in batches(seeds, 5):
+        gm.train_step(G, D, opt_g, opt_d, real, z, LOSSES, updates)
+        for m, model in enumerate(plain):
+            plain_step(*model, real[m % 2], z[m % 2], LOSSES[m // 2], updates)
+    for m, model in enumerate(plain):
+        for net, plain_net in zip((G, D), model):
+            for ours, theirs in zip(net.parameters(), plain_net.parameters()):
+                both = [(ours, theirs), (ours.grad, theirs.grad)]
+                for x, y in ((x[m].flatten(), y.mT.flatten() if y.ndim == 2 else y) for x, y in both):
+                    assert torch.allclose(x, y, rtol=1e-9, atol=1e-13)
+
+
+def test_updates_differ():
+    weights = []
+    for updates in ("simultaneous", "alternating"):
+        G, D, opt_g, opt_d = networks(range(1), ["ls"])
+        for real, z in batches(range(1), 2):
+            gm.train_step(G, D, opt_g, opt_d, real, z, ["ls"], updates)
+        weights.append(G[2].weight)
+    assert not torch.allclose(*weights, rtol=0, atol=1e-6)
+
+
+def test_losses_returned_are_those_of_each_model():
+    G, D, opt_g, opt_d = networks(range(2), LOSSES)
+    real, z = next(batches(range(2), 1))
+    d_real, d_fake = D(real.repeat(3, 1, 1)), D(G(z.repeat(3, 1, 1)))
+    losses = gm.train_step(G, D, opt_g, opt_d, real, z, LOSSES)
+    for i, loss in enumerate(LOSSES):
+        for s in range(2):
+            m = slice(2 * i + s, 2 * i + s + 1)
+            assert torch.allclose(losses[i, s], torch.cat(gm.gan_loss(d_real[m], d_fake[m], loss)))
+
+
+def test_seed_alone_equals_the_seed_among_others():
+    found = []
+    for seeds in (range(4, 5), range(17)):
+        G, D, opt_g, opt_d = networks(seeds, ["ls"])
+        for real, z in batches(seeds, 200, n=8):
+            gm.train_step(G, D, opt_g, opt_d, real, z, ["ls"])
+        found.append([p[seeds.index(4)] for net in (G, D) for p in net.parameters()])
+    for alone, among in zip(*found):
+        assert (alone - among).abs().max() < 1e-10
+
+
+def test_batch_depends_on_seed_and_step_alone():
+    whole = list(gm.draw_batches(range(3), 0, 25, 8, TARGET, n=4))  # views of one buffer: compare at once
+    for start in (0, 7, 10):
+        for step, parts in enumerate(gm.draw_batches(range(2, 3), start, 25, 8, TARGET, n=4), start):
+            again = next(gm.draw_batches(range(3), step, step + 1, 8, TARGET, n=4))
+            assert all(torch.equal(part[0], other[2]) for part, other in zip(parts, again))
+    assert len(whole) == 25
+
+
+def test_batches_have_the_right_distribution():
+    real, z = next(gm.draw_batches(range(1), 0, 1, 2, TARGET, n=100_000))
+    assert abs(z.mean()) < 0.01 and abs(z.std() - 1) < 0.01
+    distance, mode = torch.cdist(real[0], TARGET[0]).min(1)
+    assert torch.allclose(mode.bincount() / 100_000, TARGET[1], atol=0.005)
+    assert distance.square().mean().sqrt().item() == pytest.approx(0.01 * math.sqrt(2), rel=0.01)
+
+
+def test_samples_are_the_same_at_every_call_and_differ_between_seeds():
+    G = gm.Generator(4)
+    gm.init_orthogonal(G, range(2), gm.INIT_G)
+    points = generate(G, range(2), n=10)
+    assert points.shape == (2, 2, 10, 2) and torch.equal(points, generate(G, range(2), n=10))
+    for weight in G.parameters():
+        weight.data[:] = weight.data[0].clone()
+    assert not torch.allclose(*generate(G, range(2), n=10)[0])
+
+
+# ---------------------------------------------------------------- measures
+def real_points(n):
+    return next(gm.draw_batches(range(1), 0, 1, 1, TARGET, n=n))[0][0]
+
+
+def test_true_samples_score_the_ceiling():
+    modes, basins, high_quality, divergence = gm.measure(real_points(250_000), *TARGET).tolist()
+    assert (modes, basins) == (8, 8)
+    assert high_quality == pytest.approx(1 - math.exp(-4.5), abs=1e-3)  # 98.9 %
+    assert divergence < 1e-3
+    assert gm.measure(real_points(2500), *TARGET)[:2].tolist() == [8, 8]
+
+
+def test_generator_stuck_on_one_mode_scores_one():
+    points = TARGET[0][3] + 0.01 * torch.randn(2500, 2, generator=torch.Generator().manual_seed(0))
+    modes, basins, high_quality, divergence = gm.measure(points, *TARGET).tolist()
+    assert (modes, basins) == (1, 1) and high_quality > 0.98
+    assert divergence == pytest.approx(math.log(9))
+    points = TARGET[0][0].expand(2500, 2)
+    assert gm.measure(points, *TARGET).tolist() == pytest.approx([1, 1, 1, math.log(9 / 2)])
+
+
+def test_ring_has_all_basins_and_few_points_of_high_quality():
+    angles = torch.linspace(0, 2 * math.pi, 2500)
+    ring = torch.stack([angles.sin(), angles.cos()], 1)
+    modes, basins, high_quality, divergence = gm.measure(ring, *TARGET).tolist()
+    assert basins == 8 and high_quality == pytest.approx(8 * 0.06 / (2 * math.pi), abs=0.01)
+    assert divergence == pytest.approx(sum(math.log(1 / 8 / w) / 8 for w in TARGET[1].tolist()), abs=1e-3)
+
+
+def test_a_mode_needs_20_points_of_2500():
+    rest = torch.zeros(2500, 2)  # in the middle, in no basin
+    for n, covered in ((19, 0), (20, 1)):
+        points = rest.clone()
+        points[:n] = TARGET[0][5] + torch.tensor([0.0, 0.029])
+        assert gm.measure(points, *TARGET)[:2].tolist() == [covered, covered]
+        points[:n] = TARGET[0][5] + torch.tensor([0.0, 0.031])
+        assert gm.measure(points, *TARGET)[:2].tolist() == [0, covered]
+
+
+def test_basins_reach_half_way_to_the_next_mode():
+    half = math.sin(math.pi / 8)
+    for factor, basins in ((0.99, 1), (1.01, 0)):
+        points = TARGET[0][0] * (1 + factor * half) * torch.ones(2500, 1)
+        assert gm.measure(points, *TARGET)[1] == basins
+
+
+def test_measures_are_taken_of_each_model():
+    points = torch.stack([real_points(2500), torch.zeros(2500, 2)]).view(2, 1, 2500, 2)
+    together = gm.measure(points, *TARGET)
+    assert together.shape == (2, 1, 4)
+    assert torch.equal(together[1, 0], gm.measure(points[1, 0], *TARGET))
+
+
+def test_table(tmp_path):
+    values = torch.zeros(2, 10, 6)
+    values[0, :5, 2], values[0, :, 3], values[0, :, 4] = 8, 8, torch.linspace(0, 0.9, 10)
+    gm.write_table(tmp_path / "table.md", ["ls", "sigmoid"], values, modes=8)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    head, _, ls, sigmoid = [line.strip("| ").split(" | ") for line in lines]
+    assert head[:4] == ["loss", "all 8 modes", "all basins", "one basin or none"]
+    wilson = ["5/10 (24% to 76%)", "10/10 (72% to 100%)", "0/10 (0% to 28%)"]  # as statsmodels has them
+    assert ls[:6] == ["ls", *wilson, "4 (0 to 8)", "8 (8 to 8)"] and ls[6] == "0.45 (0 to 0.9)"
+    assert sigmoid[:4] == ["sigmoid", "0/10 (0% to 28%)", "0/10 (0% to 28%)", "10/10 (72% to 100%)"]
+
+
+# ---------------------------------------------------------------- figures
+def green(picture, row, column, rows, columns):
+    """How dark a panel of a figure is, between 0 and 1."""
+    height, width = picture.shape[0] // rows, picture.shape[1] // columns
+    panel = picture[row * height : (row + 1) * height, column * width : (column + 1) * width]
+    return 1 - panel[height // 4 :, width // 4 :, 0].mean()
+
+
+def test_figure_has_the_regular_gan_above_lsgan(tmp_path):
+    from matplotlib.image import imread
+
+    spread, point = torch.randn(2000, 2), 0.01 * torch.randn(2000, 2)
+    panels = {"step 0": torch.stack([point, spread]), "target": torch.stack([point, spread])}
+    gm.draw_density(tmp_path / "figure.png", ["ls", "sigmoid"], panels, 4.0)
+    picture = imread(tmp_path / "figure.png")
+    assert green(picture, 0, 0, 2, 2) > 2 * green(picture, 1, 0, 2, 2)
+
+
+def test_figures_of_a_run(run, tmp_path):
+    code, out, err = run("--steps", 4, "--seed", 3, "--out", tmp_path / "run")
+    assert code == 0, err
+    names = {"figure8_seed3.png", "figure8_seed4.png", "curves.png", "table.md", "results.csv", "log.csv"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == names | {"last.pt"}
+    assert "| sigmoid | 0/2" in out
+
+
+# ---------------------------------------------------------------- runs
+def state(folder):
+    return torch.load(folder / "last.pt", weights_only=True)
+
+
+def same(x, y):
+    """Whether two checkpoints, or parts of them, are equal bit for bit."""
+    if isinstance(x, dict):
+        return x.keys() == y.keys() and all(same(x[key], y[key]) for key in x)
+    if isinstance(x, (list, tuple)):
+        return len(x) == len(y) and all(map(same, x, y))
+    return torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+
+
+def same_run(folder, other):
+    files = ("log.csv", "results.csv", "table.md")
+    texts = [[(f / name).read_text() for name in files] for f in (folder, other)]
+    return texts[0] == texts[1] and same(state(folder), state(other))
+
+
+def refused(result, *words):
+    """Whether bad input was answered as it should be: one line that holds `words`, exit code 2."""
+    code, _, err = result
+    assert code == 2
+    assert re.fullmatch(r"gaussian_mixture\.py: error: .+\n", err), err
+    assert all(word in err for word in words), err
+    return True
+
+
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def die():
+    raise Killed
+
+
+def at_call(monkeypatch, owner, name, n, action):
+    """Does `action` at the n-th call of owner.name, just before what the call does."""
+    original, calls = getattr(owner, name), []
+
+    def wrapper(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == n:
+            action()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapper)
+
+
+def test_results_have_a_row_for_each_loss_and_seed(run, tmp_path):
+    assert run("--steps", 5, "--seed", 7, "--out", tmp_path / "run")[0] == 0
+    results = [line.split(",") for line in (tmp_path / "run/results.csv").read_text().splitlines()]
+    assert results[0] == ["step", "loss", "seed", *gm.MEASURES]
+    assert [row[:3] for row in results[1:]] == [["5", k, s] for k in ("ls", "sigmoid") for s in "78"]
+    log = [line.split(",") for line in (tmp_path / "run/log.csv").read_text().splitlines()]
+    assert [row[0] for row in log[1::4]] == ["2", "4", "5"] and log[-4:] == results[1:]
+
+
+@pytest.mark.parametrize("where, n", [("train_step", 6), ("fsync", 3), ("replace", 6), ("train_step", 13)])
+def test_resumed_equals_uninterrupted(run, tmp_path, monkeypatch, where, n):
+    flags = "--steps", 14, "--measure-every", 3
+    assert run(*flags, "--out", tmp_path / "whole")[0] == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call(patch, gm if where == "train_step" else os, where, n, die)
+        run(*flags, "--out", tmp_path / "run")
+    assert state(tmp_path / "run")["step"] < 14
+    assert run(*flags, "--out", tmp_path / "run", "--resume")[0] == 0
+    assert same_run(tmp_path / "run", tmp_path / "whole")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_run_killed_before_its_first_checkpoint_can_be_repeated(run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call(patch, os, "replace", 1, die)
+        run("--steps", 1, "--out", tmp_path / "run")
+    assert run("--steps", 1, "--out", tmp_path / "run")[0] == 0
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_saves_and_stops(run, tmp_path, monkeypatch, number, code):
+    flags = "--steps", 7, "--measure-every", 5, "--out"
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        at_call(patch, gm, "train_step", 3, lambda: os.kill(os.getpid(), number))
+        result = run(*flags, tmp_path / "run")
+    assert result[0] == code and not result[2]
+    assert state(tmp_path / "run")["step"] == 3
+    assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    assert run(*flags, tmp_path / "whole")[0] == run(*flags, tmp_path / "run", "--resume")[0] == 0
+    assert same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_more_steps_extend_a_finished_run(run, call, tmp_path):
+    assert run("--steps", 6, "--out", tmp_path / "whole")[0] == 0
+    assert run("--steps", 4, "--out", tmp_path / "run")[0] == 0
+    assert call(gm.main, "--resume", tmp_path / "run/last.pt", "--gpu", -1, "--steps", 6)[0] == 0
+    for name in ("G", "D", "opt_g", "opt_d"):
+        assert same(state(tmp_path / "run")[name], state(tmp_path / "whole")[name])
+    assert (tmp_path / "run/log.csv").read_text() == (tmp_path / "whole/log.csv").read_text()
+
+
+def test_checkpoint_goes_on_elsewhere(run, tmp_path):
+    assert run("--steps", 2, "--out", tmp_path / "old")[0] == 0
+    before = contents(tmp_path / "old")
+    answer = run("--steps", 4, "--resume", tmp_path / "old/last.pt", "--out", tmp_path / "new")
+    assert answer[0] == 0 and state(tmp_path / "new")["step"] == 4
+    assert contents(tmp_path / "old") == before
+
+
+CHANGES = "--layout grid --modes 4|--modes 9|--radius 2|--std 0.1|--no-doubled-mode|--z-dim 8|--losses ls"
+CHANGES += "|--updates alternating|--lr-d 1e-3|--lr-g 1e-4|--beta1 0.9|--seed 1|--seeds 3"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run that the tests only read."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gm, "draw_curves", lambda *args: None)
+        patch.setattr(gm, "draw_density", lambda *args: None)
+        gm.main([*TINY, "--steps", "1", "--out", str(folder)])
+    return folder
+
+
+@pytest.mark.parametrize("change", CHANGES.split("|"))
+def test_resume_contradicted(call, finished, change):
+    before = contents(finished)
+    answer = call(gm.main, "--resume", finished / "last.pt", "--gpu", -1, *change.split())
+    assert refused(answer, change.split()[0].replace("--no-", "--"), "checkpoint")
+    assert contents(finished) == before
+
+
+def test_run_directory_in_use(run, finished, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/mine.txt").write_text("mine")
+    before = contents(tmp_path), contents(finished)
+    assert refused(run("--steps", 1, "--out", finished), str(finished), "--resume")
+    assert refused(run("--steps", 1, "--out", tmp_path / "notes"), "notes", "--out")
+    assert refused(run("--resume", finished / "last.pt", "--out", tmp_path / "notes"), "notes")
+    assert (contents(tmp_path), contents(finished)) == before
+
+
+def test_default_run_directory(run, tmp_path):
+    assert run("--steps", 1, "--seed", 3)[0] == 0
+    assert [path.name for path in Path("runs").iterdir()] == ["gaussian_mixture-ring-ls,sigmoid-seed3"]
+    assert run("--steps", 2, "--seed", 3, "--resume")[0] == 0
+
+
+BAD = "--modes 1|--radius 0|--std 0|--std nan|--lr-g -1|--seeds 0|--steps 0|--measure-every 0|--z-dim 0"
+BAD += "|--seed -1|--modes 8 --layout grid|--losses ls,mse|--losses ls,|--updates both|--steps many|--step 3"
+BAD += "|--gpu 99|--gpu -2|extra"
+
+
+@pytest.mark.parametrize("flags", BAD.split("|"))
+def test_bad_flags(run, tmp_path, flags):
+    assert refused(run(*flags.split()), flags.split()[0].lstrip("-").split("-")[-1])
+    assert not list(tmp_path.iterdir())
+
+
+class Evil:
+    def __reduce__(self):
+        return open, ("stolen", "w")
+
+
+def damage(path, how, finished):
+    whole = (finished / "last.pt").read_bytes()
+    if how == "another script's":
+        torch.save({**torch.load(finished / "last.pt", weights_only=True), "script": "lsgan_scenes"}, path)
+    elif how == "malicious":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("archive/data.pkl", pickle.dumps(Evil()))
+            file.writestr("archive/version", "3")
+    else:
+        bad = {"truncated": whole[: len(whole) // 2], "empty": b"", "random": os.urandom(5000)}
+        path.write_bytes(bad[how])
+
+
+@pytest.mark.parametrize("how", ["another script's", "malicious", "truncated", "empty", "random"])
+def test_bad_checkpoint(run, tmp_path, finished, how):
+    damage(tmp_path / "bad.pt", how, finished)
+    before = contents(tmp_path)
+    assert refused(run("--resume", tmp_path / "bad.pt"), "bad.pt", "damaged")
+    assert contents(tmp_path) == before
+
+
+def test_missing_checkpoint(run, tmp_path):
+    assert refused(run("--resume", tmp_path / "none.pt"), "there is no checkpoint", "none.pt")
+    assert refused(run("--resume"), "runs/gaussian_mixture-ring-ls,sigmoid-seed0/last.pt")
+
+
+def test_output_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert refused(run("--steps", 1, "--out", tmp_path / "file/run"), "file/run")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_disk_full_while_saving(run, tmp_path, monkeypatch):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        at_call(patch, os, "fsync", 5, full)
+        assert refused(run("--steps", 8, "--out", tmp_path / "run"), "No space left")
+    assert state(tmp_path / "run")["step"] == 2
+    assert run("--steps", 8, "--out", tmp_path / "run", "--resume")[0] == 0
+
+
+def test_not_finite(run, tmp_path):
+    code, _, err = run("--steps", 6, "--lr-g", "1e38", "--lr-d", "1e38", "--out", tmp_path / "run")
+    assert code == 1 and "step 2" in err and "last.pt" in err
+    assert state(tmp_path / "run")["step"] == 0
+
+
+def test_nothing_uses_global_generators(run, tmp_path):
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    assert run("--steps", 2, "--out", tmp_path / "run")[0] == 0
+    assert torch.equal(states[0], torch.get_rng_state()) and (states[1] == np.random.get_state()[1]).all()
+
+
+def test_imports_nothing_of_the_project():
+    tree = ast.parse(Path(gm.__file__).read_text())
+    names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names += [node.names[0].name for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    allowed = {"torch", "numpy", "matplotlib", "tqdm"} | set(sys.stdlib_module_names)
+    assert {name.split(".")[0] for name in names} <= allowed
