@@ -1,0 +1,83 @@
+"""The training step of lsgan_scenes.py against the obvious loop. Prints a table, never fails.
+
+    python tests/bench_scenes.py --size 112 --width 64 --batch-size 64 --rounds 5 [--gpu 0]
+
+The obvious loop is the one that tutorials write, on the same networks: two G forwards, D's weight gradients
+computed in the G step and thrown away, contiguous memory, Adam unfused. The ways take turns; medians.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+import lsgan_scenes as scenes
+
+
+def obvious_step(G, D, opt_g, opt_d, real, z, amp):
+    with torch.autocast(real.device.type, torch.bfloat16, enabled=amp):
+        opt_d.zero_grad()
+        d_real = D(real).float()
+        scenes.discriminator_loss(d_real, D(G(z).detach()).float()).backward()
+        opt_d.step()
+        opt_g.zero_grad()
+        scenes.generator_loss(D(G(z)).float()).backward()
+        opt_g.step()
+
+
+def make(args, device, ours):
+    nets = (
+        scenes.Generator(args.size, args.width).to(device),
+        scenes.Discriminator(args.size, args.width).to(device),
+    )
+    for net, stream in zip(nets, (scenes.INIT_G, scenes.INIT_D)):
+        scenes.init_weights(net, scenes.rng(0, stream, 0))
+        net.to(memory_format=torch.channels_last if ours else torch.contiguous_format)
+    settings = {"lr": 1e-3, "betas": (0.5, 0.999)} | ({"fused": True} if ours else {"foreach": False})
+    return *nets, *(torch.optim.Adam(net.parameters(), **settings) for net in nets)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for flag, value in (
+        ("--size", 112),
+        ("--width", 64),
+        ("--batch-size", 64),
+        ("--rounds", 5),
+        ("--gpu", -1),
+    ):
+        parser.add_argument(flag, type=int, default=value)
+    args = parser.parse_args()
+    device = scenes.pick_device(args.gpu)
+    z = scenes.noise(args.batch_size, 1024, 0, scenes.Z, 1).to(device)
+    pictures = torch.randint(256, (args.batch_size, args.size, args.size, 3), dtype=torch.uint8).to(device)
+    real = pictures.permute(0, 3, 1, 2) / 127.5 - 1  # channels_last
+    copied = real.contiguous()
+    ways = {}
+    for name, amp in (("float32", False), ("bfloat16", True)):
+        ways[f"ours, {name}"] = partial(scenes.train_step, *make(args, device, True), real, z, amp=amp)
+        ways[f"obvious, {name}"] = partial(obvious_step, *make(args, device, False), copied, z, amp)
+    seconds = {name: [] for name in ways}
+    for _ in range(args.rounds + 1):  # the first round warms up
+        for name, step in ways.items():
+            start = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    print(f"{args.size}x{args.size}, width {args.width}, batch {args.batch_size}", end="")
+    print(f", {torch.get_num_threads()} threads")
+    print("| step | images/s | against obvious, float32 |\n|---|---|---|")
+    for name, median in medians.items():
+        print(f"| {name} | {args.batch_size / median:.0f} | {medians['obvious, float32'] / median:.2f}x |")
+
+
+if __name__ == "__main__":
+    main()
