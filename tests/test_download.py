@@ -222,7 +222,15 @@ def test_pauses_grow_and_start_again_after_progress(site, tmp_path, monkeypatch)
     assert slept == [1, 2, 3, 1, 2]
 
 
-def test_ctrl_c_keeps_the_part(run, site):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run as a job in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_keeps_the_part(run, site, interruptible):
     site.script = [{"stop": 130_000, "interrupt": lambda: PART.exists() and PART.stat().st_size > 50_000}]
     code, _, err = run("lsun", "bedroom")
     assert code == 130 and err.count("\n") == 1 and "run the same command again to continue" in err
