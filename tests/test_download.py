@@ -224,7 +224,7 @@ def test_pauses_grow_and_start_again_after_progress(site, tmp_path, monkeypatch)
 
 @pytest.fixture
 def interruptible():
-    """Ctrl-C raises KeyboardInterrupt, also where the tests run as a job in the background, which ignores it."""
+    """Ctrl-C raises KeyboardInterrupt, even if the tests run in the background, where shells ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
