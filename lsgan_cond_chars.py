@@ -372,9 +372,7 @@ def train(args: Namespace) -> None:
                 rows = torch.stack([x.reshape(4, 16, 28, 28, 1) for x in (shown, fakes)], 1)  # real on top
                 save_grid(rows.flatten(0, 2), out / "samples" / f"step_{step:08}.png", columns=16)
                 if fakes.float().std(0).mean() < 0.1 * pictures.float().std(0).mean():
-                    print(
-                        f"step {step}: warning: samples hardly differ: G has collapsed or not begun to learn"
-                    )
+                    print(f"step {step}: warning: the samples hardly differ: G has collapsed or is untrained")
             if rank == 0 and (saves or stopped):
                 save("last.pt")
                 runs.save_curves(out / "log.csv")

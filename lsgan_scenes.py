@@ -364,9 +364,7 @@ def train(args: Namespace) -> None:
                 fakes = generate(G, noise(64, args.z_dim, args.seed, GRID, 0).to(device))
                 save_grid(fakes, out / "samples" / f"step_{step:08}.png")
                 if fakes.float().std(0).mean() < 0.1 * pictures.float().std(0).mean():
-                    print(
-                        f"step {step}: warning: samples hardly differ: G has collapsed or not begun to learn"
-                    )
+                    print(f"step {step}: warning: the samples hardly differ: G has collapsed or is untrained")
             if rank == 0 and (saves or stopped):
                 save("last.pt")
                 runs.save_curves(out / "log.csv")
