@@ -328,7 +328,7 @@ def load_checkpoint(path: Path | str, objects: dict) -> dict:
         for name, item in objects.items():
             item.load_state_dict(checkpoint[name])
         if checkpoint["script"] == Path(__file__).stem:
-            return {name: checkpoint[name] for name in ("args", "step", "log")}
+            return {"args": dict(checkpoint["args"]), "step": checkpoint["step"], "log": checkpoint["log"]}
     except Exception:  # a damaged file fails in any way it likes
         pass
     fail(f"{path} is damaged, or not a checkpoint of {Path(__file__).name}")
