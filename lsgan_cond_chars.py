@@ -322,6 +322,8 @@ def train(args: Namespace) -> None:
     if args.resume:
         checkpoint = load_checkpoint(args.resume, state)
         step, log = checkpoint["step"], checkpoint["log"]
+        if step > args.steps:
+            fail(f"--steps {args.steps} lies behind step {step} of {args.resume}")
     for tensor in (*G.state_dict().values(), *D.state_dict().values()) if world > 1 else ():
         dist.broadcast(tensor, 0)
     kept = {k: v for k, v in vars(args).items() if k not in ("gpu", "out", "resume", "sample", "n", "text")}
@@ -337,7 +339,6 @@ def train(args: Namespace) -> None:
         (out / "log.csv").write_text("".join(log))
         print(f"{out}: {n} pictures, from step {step} to {args.steps} on {world} x {device}")
         print("d_loss, g_loss: least squares balances at 0.25, 0.125; d_real, d_fake: mean D(x), D(G(z))")
-
     shown, shown_y = dataset[rng(args.seed, CLASSES, 0).integers(len(dataset), size=64)]
     loader = runs.load_batches(dataset, args.batch_size, args.seed, step, args.steps, share, args.workers)
     bar = tqdm(total=args.steps, initial=step, unit=" steps", disable=rank > 0 or None)
@@ -389,6 +390,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.sample or args.resume:
             args = parse_args(argv, saved=load_checkpoint(args.sample or args.resume, {})["args"])
         sample(args) if args.sample else train(args)
+    except KeyboardInterrupt:  # outside the training loop, which saves first
+        sys.exit(130)
     except (DataError, OSError) as error:
         fail(str(error).splitlines()[-1])  # a data worker's error comes with its traceback
 

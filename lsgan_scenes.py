@@ -317,6 +317,8 @@ def train(args: Namespace) -> None:
     if args.resume:
         checkpoint = load_checkpoint(args.resume, state)
         step, log = checkpoint["step"], checkpoint["log"]
+        if step > args.steps:
+            fail(f"--steps {args.steps} lies behind step {step} of {args.resume}")
     for tensor in (*G.state_dict().values(), *D.state_dict().values()) if world > 1 else ():
         dist.broadcast(tensor, 0)
     kept = {k: v for k, v in vars(args).items() if k not in ("gpu", "out", "resume", "sample", "n")}
@@ -381,6 +383,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.sample or args.resume:
             args = parse_args(argv, saved=load_checkpoint(args.sample or args.resume, {})["args"])
         sample(args) if args.sample else train(args)
+    except KeyboardInterrupt:  # outside the training loop, which saves first
+        sys.exit(130)
     except (DataError, OSError) as error:
         fail(str(error).splitlines()[-1])  # a data worker's error comes with its traceback
 

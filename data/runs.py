@@ -114,7 +114,7 @@ def write_file(path: Path) -> Iterator[io.BytesIO]:
 
 def write_row(path: Path, log: list[str], row: list[float]) -> str:
     """Adds a row to `log`, whose first line is the header, and to the file; returns it in words."""
-    log.append(",".join(f"{value:.7g}" for value in row) + "\n")
+    log.append(",".join([str(row[0]), *(f"{value:.7g}" for value in row[1:])]) + "\n")
     with open(path, "a") as file:
         file.write(log[-1])
     names = log[0].split(",")
