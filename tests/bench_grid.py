@@ -1,0 +1,249 @@
+"""Ways for the cells of the stability grid to share a machine: cell-steps a second, in one interleaved run.
+
+    OMP_NUM_THREADS=1 python tests/bench_grid.py             # one thread a process
+    python tests/bench_grid.py --size 64 --width 64 --batch-size 64 --steps 3 --gpu 0
+
+All cells are bn_gd with Adam and differ in their seeds, which every way can do. The median over the rounds;
+pictures are ready in memory. `graphs` needs a GPU.
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call, grad, stack_module_state, vmap
+
+import stability_grid as grid
+
+
+def make(seed, args, device, optimizer=True):
+    """One cell of the script: G, D and, unless not wanted, their optimisers."""
+    G = grid.Generator(args.size, args.width, args.z_dim)
+    D = grid.Discriminator(args.size, args.width, bn=False)
+    for net, stream in ((G, grid.INIT_G), (D, grid.INIT_D)):
+        grid.init_weights(net, grid.rng(seed, stream, 0))
+        net.to(device, memory_format=torch.channels_last)
+    optimizers = [grid.make_optimizer(net.parameters()) for net in (G, D)] if optimizer else []
+    return [G, D, *optimizers]
+
+
+def draw(cells, args, device):
+    """Pictures [cells, B, 3, size, size] and z [cells, B, z_dim]: what they are does not matter here."""
+    real = torch.rand(cells, args.batch_size, args.size, args.size, 3, device=device) * 2 - 1
+    return real.permute(0, 1, 4, 2, 3), torch.rand(cells, args.batch_size, args.z_dim, device=device) * 2 - 1
+
+
+def one_after_another(args, device):
+    """Each cell makes all its steps before the next one begins."""
+    cells, (real, z) = [make(k, args, device) for k in range(args.cells)], draw(args.cells, args, device)
+
+    def run():
+        for k, cell in enumerate(cells):
+            for _ in range(args.steps):
+                grid.train_step(*cell, real[k], z[k])
+
+    return run
+
+
+def side_by_side(args, device):
+    """As the script does it: at each step every cell makes one."""
+    cells, (real, z) = [make(k, args, device) for k in range(args.cells)], draw(args.cells, args, device)
+
+    def run():
+        for _ in range(args.steps):
+            for k, cell in enumerate(cells):
+                grid.train_step(*cell, real[k], z[k])
+
+    return run
+
+
+def work(args, device, cells, start, end):
+    torch.set_num_threads(1)
+    args.cells = cells
+    run = side_by_side(args, device)
+    run()
+    while True:  # until the benchmark ends, and with it its daemons
+        start.wait()
+        run()
+        end.wait()
+
+
+def two_processes(args, device):
+    """Half of the cells in each of two processes, as under torchrun."""
+    context = multiprocessing.get_context("spawn")
+    start, end = context.Barrier(3), context.Barrier(3)
+    for cells in (args.cells // 2, args.cells - args.cells // 2):
+        context.Process(target=work, args=(args, device, cells, start, end), daemon=True).start()
+
+    def run():
+        start.wait()
+        end.wait()
+
+    return run
+
+
+def grouped(args, device):
+    """All cells as one network: convolutions in groups, one a cell; linear layers as batched products."""
+    cells, (real, z) = (
+        [make(k, args, device, False) for k in range(args.cells)],
+        draw(args.cells, args, device),
+    )
+    nets, params = [], []  # of G and of D: modules, each with its stacked weight and bias if it has any
+    for copies in zip(*cells):
+        net = []
+        for modules in zip(*copies):
+            join, stacked = torch.stack if isinstance(modules[0], torch.nn.Linear) else torch.cat, ()
+            if list(modules[0].parameters()):
+                pairs = ([m.weight for m in modules], [m.bias for m in modules])
+                stacked = tuple(join(tensors).detach().requires_grad_() for tensors in pairs)
+            net.append((modules[0], *stacked))
+        nets.append(net)
+        params.append([p for _, *stacked in net for p in stacked])
+    (G, D), (opt_g, opt_d) = nets, map(grid.make_optimizer, params)
+
+    def forward(net, x):  # between convolutions: [B, cells * channels, H, W]
+        for module, *stacked in net:
+            if isinstance(module, torch.nn.Linear):
+                weight, bias = stacked
+                x = torch.baddbmm(bias[:, None], x, weight.mT)  # [cells, B, features]
+            elif isinstance(module, torch.nn.Unflatten):
+                x = x.unflatten(2, module.unflattened_size).transpose(0, 1).flatten(1, 2)
+                x = x.contiguous(memory_format=torch.channels_last)
+            elif isinstance(module, torch.nn.ConvTranspose2d):
+                x = F.conv_transpose2d(x, *stacked, 2, 2, 1, groups=args.cells)
+            elif isinstance(module, torch.nn.Conv2d):
+                x = F.conv2d(x, *stacked, 2, 2, groups=args.cells)
+            elif isinstance(module, torch.nn.Flatten):
+                x = (
+                    x.unflatten(1, (args.cells, -1)).transpose(0, 1).flatten(2)
+                    if x.dim() == 4
+                    else x.flatten(1)
+                )
+            else:
+                x = module(x)
+        return x
+
+    real = real.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+
+    def run():
+        for _ in range(args.steps):
+            fake = forward(G, z)
+            d_real, d_fake = forward(D, real), forward(D, fake.detach())
+            opt_d.zero_grad()
+            (0.5 * (d_real - 1).square().mean(1) + 0.5 * d_fake.square().mean(1)).sum().backward()
+            opt_d.step()
+            frozen = [(module, *(p.detach() for p in stacked)) for module, *stacked in D]
+            opt_g.zero_grad()
+            (0.5 * (forward(frozen, fake) - 1).square().mean(1)).sum().backward()
+            opt_g.step()
+
+    return run
+
+
+def vmapped(args, device):
+    """torch.func.vmap over cells with stacked weights."""
+    cells, (real, z) = (
+        [make(k, args, device, False) for k in range(args.cells)],
+        draw(args.cells, args, device),
+    )
+    nets = [cell[:2] for cell in cells]
+    (G, _), (D, _) = (stack_module_state([pair[i] for pair in nets]) for i in range(2))
+    optimizers = [grid.make_optimizer(params.values()) for params in (G, D)]
+    for net in nets[0]:
+        for module in net:
+            if hasattr(module, "inplace"):
+                module.inplace = False
+
+    def d_loss(d, real, fake):
+        d_real, d_fake = (functional_call(nets[0][1], d, (x,)) for x in (real, fake))
+        return grid.discriminator_loss(d_real, d_fake)
+
+    def g_loss(g, d, z):
+        return grid.generator_loss(functional_call(nets[0][1], d, (functional_call(nets[0][0], g, (z,)),)))
+
+    def update(params, grads, optimizer):
+        for name, p in params.items():
+            p.grad = grads[name]
+        optimizer.step()
+
+    def run():  # G runs twice a step: vmap keeps no graph between its calls
+        for _ in range(args.steps):
+            with torch.no_grad():
+                fake = vmap(lambda g, z: functional_call(nets[0][0], g, (z,)))(G, z)
+            update(D, vmap(grad(d_loss))(D, real, fake), optimizers[1])
+            update(G, vmap(grad(g_loss))(G, D, z), optimizers[0])
+
+    return run
+
+
+def graphs(args, device):
+    """A captured step of each cell, replayed on a stream of its own. Only on a GPU."""
+    cells, (real, z) = [make(k, args, device) for k in range(args.cells)], draw(args.cells, args, device)
+    for cell in cells:
+        for optimizer in cell[2:]:
+            optimizer.param_groups[0]["capturable"] = True
+    streams, captured = [torch.cuda.Stream() for _ in cells], []
+    for k, cell in enumerate(cells):
+        with torch.cuda.stream(streams[k]):
+            for _ in range(3):  # warm up, as capture demands
+                grid.train_step(*cell, real[k], z[k])
+        torch.cuda.synchronize()
+        captured.append(graph := torch.cuda.CUDAGraph())
+        with torch.cuda.graph(graph, stream=streams[k]):
+            grid.train_step(*cell, real[k], z[k])
+
+    def run():
+        for _ in range(args.steps):
+            for graph, stream in zip(captured, streams):
+                with torch.cuda.stream(stream):
+                    graph.replay()
+
+    return run
+
+
+WAYS = (one_after_another, side_by_side, two_processes, grouped, vmapped, graphs)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    for name, value in dict(cells=8, size=32, width=16, z_dim=64, batch_size=16, steps=5, rounds=5).items():
+        add(f"--{name.replace('_', '-')}", type=int, default=value)
+    add("--gpu", type=int, default=-1)
+    add("--ways", default=",".join(way.__name__ for way in WAYS))
+    args = parser.parse_args()
+    device = grid.pick_device(args.gpu)
+    seconds = {}
+    for way in WAYS:
+        if way.__name__ in args.ways.split(",") and (way is not graphs or device.type == "cuda"):
+            seconds[way.__name__] = [], way(args, device)
+
+    def wait():
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    for _ in range(args.rounds + 1):
+        for times, run in seconds.values():
+            wait()
+            begin = time.perf_counter()
+            run()
+            wait()
+            times.append(time.perf_counter() - begin)
+    print(f"{vars(args)}\ntorch {torch.__version__}, {torch.get_num_threads()} threads a process, {device}")
+    base = None
+    for name, (times, _) in seconds.items():
+        speed = args.cells * args.steps / statistics.median(times[1:])  # the first round warms up
+        base = base or speed
+        print(f"{name:20}{speed:10.1f} cell-steps/s {speed / base:6.2f}x")
+
+
+if __name__ == "__main__":
+    main()

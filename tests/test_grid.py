@@ -1,0 +1,648 @@
+"""The stability grid: networks, TensorFlow's RMSProp, verdicts, and cells that neither disturb nor repeat."""
+
+import csv
+import importlib
+import multiprocessing
+import os
+import random
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import stability_grid as grid
+from data import DataError, verdict
+from data.images import open_images
+from data.verdict import Judge, folder, write_report
+
+SMALL = "--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 12 --workers 0 --gpu -1".split()
+CELLS = [
+    (setting, optimizer, loss)
+    for setting in ("bn_g", "bn_gd")
+    for optimizer in ("adam", "rmsprop")
+    for loss in ("ls", "sigmoid")
+]
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["torch", "torchvision.utils"])
+
+
+class QuickJudge:
+    """In place of the Judge, whose features take seconds: judges by the brightness of 8 pictures."""
+
+    n, real, untrained = 8, 0.1, 100.0
+
+    def __init__(self, dataset, spec, kind, device):
+        pass
+
+    def measure(self, pictures):
+        names = ("FID", "KID", "precision", "recall", "diversity")
+        return dict.fromkeys(names, float(pictures.double().mean()) / 255 + 0.1)
+
+    def verdict(self, log):
+        return Judge.verdict(self, log)
+
+    def describe(self):
+        return "judged by brightness"
+
+
+@pytest.fixture
+def run(call, monkeypatch, tmp_path):
+    """run(flag, ...) -> (exit code, stdout, stderr) of a tiny grid in tmp_path/out, in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(grid, "Judge", QuickJudge)
+    monkeypatch.setattr(verdict, "draw_figure7", no_figure)
+
+    def run(*flags, out="out"):
+        return call(grid.main, *SMALL, "--out", out, *" ".join(map(str, flags)).split())
+
+    return run
+
+
+def no_figure(*_):
+    pass
+
+
+def contents(out):
+    return {path.relative_to(out): path.read_bytes() for path in Path(out).rglob("*") if path.is_file()}
+
+
+def same_grid(out, other):
+    """Whether two run directories are equal bit for bit, but for how they were called."""
+    files = [contents(path) for path in (out, other)]
+    called = {Path("last.pt"), Path("args.json"), Path("table.md")}
+    pairs = [{path: data for path, data in one.items() if path not in called} for one in files]
+    cells = [path for path in pairs[0] if path.name == "cell.pt"]
+    for path in cells:
+        first, second = (torch.load(Path(one, path), weights_only=True) for one in (out, other))
+        if not same({**first, "args": 0}, {**second, "args": 0}):
+            return False
+    rest = [{path: data for path, data in one.items() if path.name != "cell.pt"} for one in pairs]
+    return bool(cells) and pairs[0].keys() == pairs[1].keys() and rest[0] == rest[1]
+
+
+def same(x, y):
+    if isinstance(x, dict):
+        return x.keys() == y.keys() and all(same(x[key], y[key]) for key in x)
+    if isinstance(x, (list, tuple)):
+        return len(x) == len(y) and all(map(same, x, y))
+    return torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+
+
+def refused(result, *words):
+    """Whether bad input was answered as it should be: one line that holds `words`, exit code 2."""
+    code, _, err = result
+    assert code == 2
+    assert re.fullmatch(r"stability_grid\.py: error: .+\n", err), err
+    assert all(word in err for word in words), err
+    return True
+
+
+def results(out="out"):
+    with open(Path(out, "results.csv")) as file:
+        return list(csv.DictReader(file))
+
+
+# ---------------------------------------------------------------- networks
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_parameter_counts():
+    assert count(grid.Generator()) == 12_702_851  # authors' code: no batch normalization in G
+    assert count(grid.Generator(bn=True)) == 12_702_851 + 2 * (512 + 256 + 128 + 64)
+    assert count(grid.Discriminator()) == 4_316_545
+    assert count(grid.Discriminator(bn=False)) == 4_314_753
+    kernel = 5 * 5
+    assert count(grid.Generator(32)) == (1024 + 1) * 4096 + sum(
+        kernel * i * o + o for i, o in ((256, 128), (128, 64), (64, 3))
+    )
+    assert count(grid.Discriminator(32, bn=False)) == 4097 + sum(
+        kernel * i * o + o for i, o in ((3, 64), (64, 128), (128, 256))
+    )
+
+
+@pytest.mark.parametrize("size", [16, 32, 48, 64, 96])
+def test_shapes(size):
+    G, D = grid.Generator(size, 2, 4, bn=True), grid.Discriminator(size, 2)
+    images = G(torch.rand(3, 4) * 2 - 1)
+    assert images.shape == (3, 3, size, size) and images.abs().max() <= 1
+    assert D(images).shape == (3,)
+    assert G[1].unflattened_size[1] == {16: 2, 32: 4, 48: 6, 64: 4, 96: 6}[size]
+
+
+def start(setting="bn_g", optimizer="adam", loss="ls", seed=0, flags=()):
+    args = grid.parse_args([*SMALL, *flags])
+    return grid.start_cell((setting, optimizer, loss, seed), args, torch.device("cpu")).state
+
+
+def test_settings_differ_in_normalization_only():
+    def norms(net):
+        return [m for m in net if isinstance(m, nn.BatchNorm2d)]
+
+    states = {setting: start(setting) for setting in grid.SETTINGS}
+    found = {setting: (len(norms(s["G"])), len(norms(s["D"]))) for setting, s in states.items()}
+    assert found == {"bn_g": (0, 2), "bn_gd": (0, 0), "bn": (3, 2)}
+    assert not isinstance(states["bn_g"]["D"][1], nn.BatchNorm2d)  # nor after D's first layer
+    for name in "GD":
+        weights = [[m.weight for m in s[name] if hasattr(m, "stride")] for s in states.values()]
+        assert all(same(weights[0], other) for other in weights[1:])
+    gamma = start(flags=["--width", "64"])["D"][3].weight
+    assert abs(gamma.mean() - 1) < 0.01 and 0.01 < gamma.std() < 0.03
+
+
+def test_cells_of_a_seed_begin_with_the_same_weights():
+    one, other = start(loss="ls"), start(optimizer="rmsprop", loss="sigmoid")
+    assert all(same(one[name].state_dict(), other[name].state_dict()) for name in "GD")
+    assert not same(one["G"].state_dict(), start(seed=1)["G"].state_dict())
+
+
+# ---------------------------------------------------------------- optimisers
+@pytest.mark.parametrize("summed", [True, False])
+@pytest.mark.parametrize("size", [1e-1, 1e-3, 1e-5, 1e-7])
+def test_rmsprop_is_tensorflows(summed, size):
+    batch, rng, weights = 64, np.random.default_rng(0), np.zeros(100)
+    mean_square = np.ones(100)  # TensorFlow's rule, on the gradient of the authors' loss
+    p = nn.Parameter(torch.zeros(100))
+    optimizer = grid.make_optimizer([p], "rmsprop", 2e-4, scale=batch if summed else 1)
+    for _ in range(200):
+        mean_gradient = size * rng.normal(size=100) * np.logspace(-2, 2, 100)
+        gradient = mean_gradient * (batch if summed else 1)
+        mean_square = 0.9 * mean_square + 0.1 * gradient**2
+        weights -= 2e-4 * gradient / np.sqrt(mean_square + 1e-10)
+        p.grad = torch.from_numpy(mean_gradient).float()
+        optimizer.step()
+    np.testing.assert_allclose(p.detach().numpy(), weights, rtol=1e-3, atol=1e-6 * np.abs(weights).max())
+
+
+def test_rmsprop_of_pytorch_and_adam():
+    p = [nn.Parameter(torch.zeros(2))]
+    torch_rule = grid.make_optimizer(p, "rmsprop", rmsprop="torch").param_groups[0]
+    assert (torch_rule["alpha"], torch_rule["eps"], torch_rule["lr"]) == (0.99, 1e-8, 2e-4)
+    adam = grid.make_optimizer(p).param_groups[0]
+    assert (adam["betas"], adam["lr"], adam["eps"]) == ((0.5, 0.999), 2e-4, 1e-8)
+
+
+@pytest.mark.parametrize("loss, scale", [("ls", 4), ("ls-110", 4), ("sigmoid", 1)])
+def test_only_least_squares_counts_as_summed(loss, scale):
+    optimizer = start(optimizer="rmsprop", loss=loss)["opt_d"]
+    assert optimizer.state[optimizer.param_groups[0]["params"][0]]["square_avg"].unique() == scale**-2
+
+
+def test_losses_have_their_targets(monkeypatch):
+    d_real, d_fake = torch.tensor([0.5, 1.0]), torch.tensor([0.0, -2.0])
+    found = {}
+    for name, (loss, a, b, c) in grid.LOSSES.items():
+        found[name] = (
+            grid.discriminator_loss(d_real, d_fake, loss, a, b).item(),
+            grid.generator_loss(d_fake, loss, c).item(),
+        )
+    assert found["ls"] == pytest.approx((0.5 * 0.125 + 0.5 * 2, 0.5 * 5))
+    assert found["ls-110"] == pytest.approx((0.5 * 0.125 + 0.5 * 1, 0.5 * 2))
+    log = np.log
+    expected = (log(1 + np.exp(-0.5)) + log(1 + np.exp(-1)) + log(2) + log(1 + np.exp(-2))) / 2
+    assert found["sigmoid"] == pytest.approx((expected, (log(2) + log(1 + np.exp(2))) / 2))
+
+
+# ---------------------------------------------------------------- cells among others
+def test_cell_among_others_equals_cell_alone(run):
+    """Bit for bit: cells share nothing but pictures and z, and each makes the same sums in the same order."""
+    flags = "--steps 4 --sample-every 2"
+    assert run(flags, "--seeds 2")[0] == 0
+    assert (
+        run(flags, "--seed 1 --seeds 1 --settings bn_g --optimizers rmsprop --losses sigmoid", out="alone")[0]
+        == 0
+    )
+    cell = ("bn_g", "rmsprop", "sigmoid", 1)
+    assert same_grid(folder("out", cell), folder("alone", cell))
+    assert len(results()) == 16 and len(results("alone")) == 1
+
+
+def test_cells_share_pictures_and_noise_but_seeds_do_not(run, monkeypatch):
+    seen = []
+    original = grid.train_step
+
+    def spy(G, D, opt_g, opt_d, real, z, *loss):
+        seen.append((real.sum().item(), z.sum().item()))
+        return original(G, D, opt_g, opt_d, real, z, *loss)
+
+    monkeypatch.setattr(grid, "train_step", spy)
+    assert run("--steps 2 --seeds 2")[0] == 0
+    assert len(seen) == 32 and len(set(seen)) == 4
+    assert all(len(set(seen[i : i + 8])) == 1 for i in range(0, 32, 8))
+
+
+def test_what_a_run_leaves_behind(run):
+    code, out, err = run(
+        "--steps 3 --sample-every 2 --seeds 2 --losses ls,ls-110 --optimizers adam --settings bn"
+    )
+    assert code == 0 and not err
+    cells = {f"bn-adam-{loss}-seed{seed}" for loss in ("ls", "ls-110") for seed in (0, 1)}
+    assert {path.name for path in Path("out").iterdir()} == cells | {
+        *("last.pt", "args.json", "results.csv", "table.md")
+    }
+    files = {str(path) for path in contents("out/bn-adam-ls-seed0")}
+    assert files == {"cell.pt", "log.csv", "samples/step_00000002.png", "samples/step_00000003.png"}
+    rows = results()
+    assert [(row["setting"], row["optimizer"], row["loss"], row["seed"], row["step"]) for row in rows] == [
+        ("bn", "adam", loss, seed, "3.0") for seed in "01" for loss in ("ls", "ls-110")
+    ]
+    table = Path("out/table.md").read_text()
+    assert (
+        "judged by brightness" in table
+        and "'steps': 3" in table
+        and table.endswith(out[out.index("| cell") :][:-1])
+    )
+
+
+# ---------------------------------------------------------------- resume
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def at_call(monkeypatch, owner, name, n, action):
+    """Does `action` at the n-th call of owner.name, just before what the call does."""
+    original, calls = getattr(owner, name), []
+
+    def wrapper(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == n:
+            action()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapper)
+    return calls
+
+
+def die():
+    raise Killed
+
+
+FLAGS = "--steps 4 --sample-every 2 --seeds 2 --losses ls --workers"
+
+
+@pytest.mark.parametrize("where, n", [("train_step", 11), ("train_step", 25), ("fsync", 7), ("replace", 10)])
+def test_resumed_equals_uninterrupted(run, monkeypatch, where, n):
+    assert run(FLAGS, 0, out="whole")[0] == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call(patch, grid if where == "train_step" else os, where, n, die)
+        run(FLAGS, 0)
+    assert run(FLAGS, 0, "--resume")[0] == 0
+    assert same_grid("out", "whole") and not list(Path("out").rglob("*.tmp"))
+
+
+def test_resume_goes_on_with_what_is_missing(run, monkeypatch):
+    assert run(FLAGS, 0)[0] == 0
+    before = contents("out")
+    for name in ("cell.pt", "log.csv"):
+        os.remove(folder("out", ("bn_gd", "adam", "ls", 1)) / name)
+    steps = at_call(monkeypatch, grid, "train_step", 0, None)
+    assert run("--resume")[0] == 0
+    assert len(steps) == 4  # of that one cell
+    after = contents("out")
+    changed = {str(path) for path in before if after[path] != before[path]}
+    assert changed <= {"last.pt", "table.md", "bn_gd-adam-ls-seed1/cell.pt"}  # which hold the flags given
+
+
+def test_more_steps_and_seeds_extend_a_finished_grid(run):
+    assert run("--steps 4 --sample-every 2 --seeds 3 --losses ls", out="whole")[0] == 0
+    assert run("--steps 2 --sample-every 2 --seeds 2 --losses ls")[0] == 0
+    assert run("--resume --steps 4 --seeds 3")[0] == 0
+    assert same_grid("out", "whole")
+
+
+def test_number_of_workers_changes_nothing(run):
+    assert run(FLAGS, 0, "--settings bn_g")[0] == run(FLAGS, 2, "--settings bn_g", out="other")[0] == 0
+    assert same_grid("out", "other")
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_saves_and_stops(run, monkeypatch, number, code):
+    assert run(FLAGS, 0, out="whole")[0] == 0
+    with monkeypatch.context() as patch:
+        at_call(patch, grid, "train_step", 18, lambda: os.kill(os.getpid(), number))
+        result = run(FLAGS, 0)
+    assert result[0] == code and not result[2]
+    assert torch.load(folder("out", ("bn_g", "adam", "ls", 1)) / "cell.pt", weights_only=True)["step"] == 1
+    assert len(results()) == 4  # the first seed is finished
+    assert run(FLAGS, 0, "--resume")[0] == 0
+    assert same_grid("out", "whole")
+
+
+# ---------------------------------------------------------------- processes
+def child(flags, output, environment):
+    """In a process of its own, the leader of its group: a command line whose output goes to a file."""
+    os.setsid()
+    os.environ.update(environment)
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    script = importlib.import_module("stability_grid")
+    script.Judge, verdict.draw_figure7 = QuickJudge, no_figure
+    script.main(flags)
+
+
+def launch(*flags, output, environment=()):
+    process = SERVER.Process(target=child, args=([*SMALL, *flags], output, dict(environment)))
+    process.start()
+    return process
+
+
+def finish(*processes):
+    """Waits for processes, and returns their exit codes."""
+    for process in processes:
+        process.join(120)
+        if process.is_alive():
+            process.kill()
+    return [process.exitcode for process in processes]
+
+
+def wait_for(text, output, process):
+    deadline = time.monotonic() + 120
+    while not (output.exists() and text in output.read_text()):
+        assert process.is_alive() and time.monotonic() < deadline, output.read_text()
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 12))])
+def test_killed_at_a_random_moment(run, tmp_path, seed):
+    moment, flags = (
+        random.Random(seed),
+        "--steps 16 --sample-every 2 --seeds 2 --losses ls --optimizers adam".split(),
+    )
+    victim = launch(*flags, "--workers", "2", "--out", "out", output=tmp_path / "out.txt")
+    wait_for(f"seed{moment.randint(0, 1)}  step {2 * moment.randint(1, 6)} ", tmp_path / "out.txt", victim)
+    time.sleep(moment.uniform(0, 0.1))
+    os.killpg(victim.pid, signal.SIGKILL)
+    assert finish(victim) == [-signal.SIGKILL]
+    assert run(*flags, out="whole")[0] == 0
+    assert run(*flags, "--resume --workers 0")[0] == 0
+    assert same_grid("out", "whole")
+
+
+def test_processes_share_the_cells(run, tmp_path):
+    flags = "--steps 4 --sample-every 2 --seeds 2 --losses ls".split()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2"}
+    outputs = [tmp_path / f"{rank}.txt" for rank in "01"]
+    both = [
+        launch(
+            *flags, "--out", "out", output=output, environment={**common, "RANK": rank, "LOCAL_RANK": rank}
+        )
+        for output, rank in zip(outputs, "01")
+    ]
+    assert finish(*both) == [0, 0], "".join(output.read_text() for output in outputs)
+    assert run(*flags, out="whole")[0] == 0
+    assert same_grid("out", "whole")  # results.csv is whole too
+    trained = [set(re.findall(r"^(bn\S+)", output.read_text(), re.MULTILINE)) for output in outputs]
+    assert len(trained[0]) == len(trained[1]) == 4 and not trained[0] & trained[1]
+
+
+# ---------------------------------------------------------------- verdicts
+def planted(judge, G, pictures):
+    """Generators that do what cells may do, as pictures, and what the verdict must be."""
+    rng = np.random.default_rng(0)
+    return {
+        "real pictures": (pictures, {"learned"}),
+        "copies of one picture": (pictures[:1].expand(judge.n, -1, -1, -1), {"collapsed"}),
+        "copies with little noise": (
+            (pictures[:1] + torch.from_numpy(rng.integers(0, 6, pictures.shape))).clamp(0, 255).byte(),
+            {"collapsed"},
+        ),
+        "noise": (torch.from_numpy(rng.integers(0, 256, pictures.shape, dtype=np.uint8)), {"diverged"}),
+        "untrained generator": (grid.generate(G, grid.noise(judge.n, 64, 7, grid.GRID, 0)), {"diverged"}),
+    }
+
+
+def judged(judge, pictures):
+    found = judge.measure(pictures)
+    return verdict.verdict(found["FID"], found["diversity"], judge.real, judge.untrained)
+
+
+def prepare(dataset, spec, kind, bn=False):
+    judge, G = Judge(dataset, spec, kind), grid.Generator(dataset.size, 16, 64, bn)
+    grid.init_weights(G, grid.rng(0, grid.INIT_G, 0))
+    judge.untrained = judge.measure(grid.generate(G, grid.noise(judge.n, 64, 0, grid.GRID, 0)))["FID"]
+    return judge, G
+
+
+def test_planted_verdicts_on_toy_rooms():
+    dataset = open_images("rooms", 32, limit=1500)
+    judge, G = prepare(dataset, "rooms", None)
+    assert judge.n == 512 and "random, 64" in judge.describe()
+    for name, (pictures, expected) in planted(judge, G, dataset[np.arange(900, 1412)]).items():
+        assert judged(judge, pictures) in expected, name
+
+
+def test_planted_verdicts_on_photos(real_data):
+    dataset = open_images(str(real_data / "lsun/bedroom"), 64)
+    judge, G = prepare(dataset, "bedroom", None)
+    for name, (pictures, expected) in planted(judge, G, dataset[np.arange(1, 529, 2)]).items():
+        assert judged(judge, pictures) in expected, name
+
+
+@pytest.mark.slow
+def test_planted_verdicts_by_the_classifier(real_data, tmp_path):
+    dataset = open_images(str(real_data / "cifar10"), 32)
+    judge, G = prepare(dataset, str(tmp_path / "cifar10"), None)
+    assert "classifier" in judge.describe()
+    rng = np.random.default_rng(1)
+    cases = planted(judge, G, dataset[rng.permutation(50_000)[: judge.n]])
+    three = rng.permutation(np.flatnonzero(dataset.labels < 3))[: judge.n]
+    cases["3 of 10 classes"] = (dataset[three], {"degraded", "collapsed"})
+    for name, (pictures, expected) in cases.items():
+        assert judged(judge, pictures) in expected, name
+
+
+def test_rule():
+    def found(height, diversity=1.0):
+        return verdict.verdict(0.1 * 1000**height, diversity, 0.1, 100.0)
+
+    assert [found(h) for h in (-0.1, 0.29, 0.31, 0.59, 0.61, 1.2)] == [
+        *("learned", "learned", "degraded", "degraded", "diverged", "diverged")
+    ]
+    assert [found(h, 0.49) for h in (0.1, 0.5, 0.89, 0.91)] == ["collapsed"] * 3 + ["diverged"]
+    assert verdict.verdict(float("nan"), float("nan"), 0.1, 100.0) == "diverged"
+
+
+def test_too_few_pictures_to_judge():
+    dataset = open_images("rooms", 16, limit=511)
+    with pytest.raises(DataError, match="511.*512"):
+        Judge(dataset, "rooms")
+
+
+def test_table_counts_with_intervals_beside_the_papers_claims(tmp_path):
+    cells = [("bn_g", "adam", loss, seed) for loss in ("ls", "sigmoid") for seed in range(10)]
+    cells.append(("bn", "adam", "ls-110", 0))
+    for setting, optimizer, loss, seed in cells:
+        fid = 0.1 if loss == "ls" and seed < 5 else 5.0 if seed < 9 else float("nan")
+        path = folder(tmp_path, (setting, optimizer, loss, seed))
+        (path / "samples").mkdir(parents=True)
+        (path / "log.csv").write_text(f"step,FID,diversity\n5,9,1\n10,{fid},{0.1 if seed == 8 else 1}\n")
+        pictures = torch.full((64, 16, 16, 3), 20 * seed, dtype=torch.uint8)
+        grid.save_grid(pictures, path / "samples/step_00000010.png")
+    unfinished = ("bn_gd", "adam", "ls", 0)
+    folder(tmp_path, unfinished).mkdir()
+    (folder(tmp_path, unfinished) / "log.csv").write_text("step,FID,diversity\n5,9,1\n")
+    table = write_report(tmp_path, [*cells, unfinished], 10, QuickJudge(0, 0, 0, 0), "about")
+    lines = table.splitlines()
+    assert lines[2] == "| bn_g adam ls | 5/10 (24% to 76%) | 3 | 1 | 1 | nan ± nan | 5/10 relatively good |"
+    assert lines[3].startswith("| bn_g adam sigmoid | 0/10 (0% to 28%) | 8 | 1 | 1 |")
+    assert lines[3].endswith("| 0/10, severe mode collapse |")
+    assert lines[4] == "| bn adam ls-110 | 0/1 (0% to 79%) | 1 | 0 | 0 | 5 ± 0 |  |" and len(lines) == 5
+    assert len(results(tmp_path)) == 21
+    assert (tmp_path / "figure7.png").stat().st_size > 10_000
+    assert "about" in (tmp_path / "table.md").read_text()
+
+
+def test_real_judge_in_a_real_grid(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = (
+        "--size 16 --width 2 --z-dim 4 --batch-size 4 --steps 1 --seeds 1 --workers 0 --gpu -1 --limit 512"
+    )
+    code, out, _ = call(
+        grid.main, *flags.split(), "--settings", "bn_g", "--optimizers", "adam", "--out", "out"
+    )
+    assert code == 0 and "random, 64 features" in out and "an untrained generator" in out
+    assert {row["verdict"] for row in results()} <= {"diverged", "collapsed"}
+    assert Path("out/figure7.png").exists()
+
+
+def test_diverged_cell_ends_alone(run, monkeypatch):
+    original = grid.train_step
+
+    def explode(G, D, opt_g, opt_d, real, z, loss, *targets):
+        losses = original(G, D, opt_g, opt_d, real, z, loss, *targets)
+        return (
+            losses * float("nan")
+            if loss == "sigmoid" and calls.append(1) is None and len(calls) > 2
+            else losses
+        )
+
+    calls = []
+    monkeypatch.setattr(grid, "train_step", explode)
+    assert run("--steps 6 --sample-every 2 --seeds 1 --settings bn_g --optimizers adam")[0] == 0
+    found = {row["loss"]: row for row in results()}
+    assert found["sigmoid"]["verdict"] == "diverged" and found["sigmoid"]["step"] == "4.0"
+    assert found["ls"]["step"] == "6.0" and len(calls) == 4
+    checkpoint = torch.load(folder("out", ("bn_g", "adam", "sigmoid", 0)) / "cell.pt", weights_only=True)
+    assert checkpoint["step"] == 2  # the last good one
+    assert run("--resume")[0] == 0 and len(calls) == 4
+
+
+# ---------------------------------------------------------------- bad input
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ("--settings bn_x", "--settings bn_x bn_g, bn_gd, bn"),
+        ("--optimizers sgd", "--optimizers adam rmsprop"),
+        ("--losses ls,hinge", "--losses sigmoid ls-110"),
+        ("--size 20", "--size 16"),
+        ("--steps 0", "--steps"),
+        ("--seeds 0", "--seeds"),
+        ("--lr nan", "--lr"),
+        ("--rmsprop keras", "--rmsprop tf"),
+        ("--batch-size 13", "--batch-size 12"),
+        ("--data nowhere", "nowhere"),
+        ("--gpu 9", "GPU 9 --gpu"),
+        ("--sample-ever 5", "--sample-ever"),
+        ("--resume", "out/last.pt"),
+        ("--resume other/last.pt", "other/last.pt out"),
+    ],
+)
+def test_bad_flags(run, flags, words):
+    assert refused(run(flags), *words.split())
+    assert not Path("out").exists()
+
+
+def test_run_directory_in_use(run):
+    assert run("--steps 1 --seeds 1")[0] == 0
+    before = contents("out")
+    assert refused(run("--steps 1 --seeds 1"), "out", "--resume", "--out")
+    assert contents("out") == before
+
+
+CHANGES = "--size 32|--width 4|--z-dim 8|--lr 1e-3|--beta1 0.9|--batch-size 2|--seed 1|--limit 4|--fit crop"
+CHANGES += "|--settings bn|--optimizers adam|--losses ls|--rmsprop torch|--extractor random|--data cifar10"
+
+
+@pytest.mark.parametrize("change", CHANGES.split("|"))
+def test_resume_contradicted(call, tmp_path, monkeypatch, change):
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    args = vars(grid.parse_args(SMALL))
+    kept = {name: value for name, value in args.items() if name not in ("gpu", "out", "resume")}
+    grid.save_checkpoint(Path("out/last.pt"), {}, args=kept, step=0, log=[])
+    before = contents("out")
+    answer = call(grid.main, "--resume", "out/last.pt", "--gpu", -1, *change.split())
+    assert refused(answer, change.split()[0], "checkpoint")
+    assert contents("out") == before
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "random", "other script", "pickle"])
+@pytest.mark.parametrize("name", ["last.pt", "bn_g-adam-ls-seed0/cell.pt"])
+def test_damaged_checkpoint(run, name, damage):
+    assert run("--steps 2 --sample-every 1 --seeds 1 --losses ls")[0] == 0
+    path = Path("out", name)
+    os.remove("out/bn_g-adam-ls-seed0/log.csv")  # in flight
+    if damage == "other script":
+        torch.save({**torch.load(path, weights_only=True), "script": "lsgan_scenes"}, path)
+    elif damage == "pickle":
+        torch.save({"script": "stability_grid", "args": os.system}, path)
+    else:
+        data = path.read_bytes()
+        path.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "random": os.urandom(500)}[damage])
+    assert refused(run("--resume"), name, "damaged")
+
+
+def test_a_cells_checkpoint_is_no_grid(run):
+    assert run("--steps 1 --seeds 1 --losses ls")[0] == 0
+    assert refused(run("--resume out/bn_g-adam-ls-seed0/cell.pt"), "last.pt")
+
+
+def test_out_of_memory_names_the_flags(run, monkeypatch):
+    assert refused(run("--steps 1 --width 100000"), "out of memory", "--width", "--batch-size")  # truly
+    for error in (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()):
+
+        def full(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(grid, "train_step", full)
+        assert refused(run("--steps 1", out=type(error).__name__), "out of memory", "--batch-size", "--width")
+    monkeypatch.setattr(grid, "train_step", lambda *_: 1 + torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError):  # a fault of ours stays visible
+        run("--steps 1", out="other")
+
+
+def test_quick_has_other_defaults_which_flags_override():
+    quick, given = grid.parse_args(["--quick"]), grid.parse_args(["--quick", "--steps", "7"])
+    assert {name: getattr(quick, name) for name in grid.QUICK} == grid.QUICK
+    assert given.steps == 7 and given.width == grid.QUICK["width"]
+    plain = grid.parse_args([])
+    assert (plain.size, plain.width, plain.z_dim, plain.lr, plain.batch_size) == (64, 64, 1024, 2e-4, 64)
+    assert (plain.settings, plain.optimizers, plain.losses) == ("bn_g,bn_gd", "adam,rmsprop", "ls,sigmoid")
+    assert plain.rmsprop == "tf" and plain.seeds == 10
+
+
+def test_labels_choose_the_classifier(monkeypatch):
+    class Labelled:
+        labels, size = np.zeros(2000, np.int64), 16
+
+        def __len__(self):
+            return 2000
+
+        def __getitem__(self, indices):
+            return torch.zeros(len(indices), 16, 16, 3, dtype=torch.uint8)
+
+    asked = []
+    monkeypatch.setattr(verdict, "load_classifier", lambda *given, device: asked.append(given) or die())
+    with pytest.raises(Killed):
+        Judge(Labelled(), "spec")
+    assert asked[0][2] == "spec" and len(asked[0][0].labels) == 1600
