@@ -136,12 +136,13 @@ def draw_figure7(out: Path | str, logs: dict[tuple, np.ndarray], verdicts: dict[
             for path in sorted(folder(out, cell).glob("samples/*.png"))[-1:]:
                 grid = Image.open(path)
                 axes.imshow(grid.crop((0, 0, grid.width // 2, grid.width // 2)))
-            axes.set_title(f"{' '.join(cell[:3])}, seed {cell[3]}: {verdicts[cell]}", fontsize=8)
+            axes.set_title(f"{' '.join(cell[:3])}\nseed {cell[3]}: {verdicts[cell]}", fontsize=8)
         for axes, name in zip(panels[i, -2:], ("FID", "diversity")):
             for cell in cells:
                 label = loss if cell == cells[0] else None
                 axes.plot(logs[cell]["step"], logs[cell][name], f"C{j}", label=label)
-            axes.set(title=f"{' '.join(row)}: {name}", yscale="log" if name == "FID" else "linear")
+            axes.set(xlabel="step", yscale="log" if name == "FID" else "linear")
+            axes.set_title(f"{' '.join(row)}: {name}", fontsize=8)
             if cells:
                 axes.legend()
     with write_file(Path(out, "figure7.png")) as file:

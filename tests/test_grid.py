@@ -182,7 +182,7 @@ def test_rmsprop_is_tensorflows(summed, size):
 
 def test_rmsprop_of_pytorch_and_adam():
     p = [nn.Parameter(torch.zeros(2))]
-    torch_rule = grid.make_optimizer(p, "rmsprop", rmsprop="torch").param_groups[0]
+    torch_rule = start(optimizer="rmsprop", flags=["--rmsprop", "torch"])["opt_g"].param_groups[0]
     assert (torch_rule["alpha"], torch_rule["eps"], torch_rule["lr"]) == (0.99, 1e-8, 2e-4)
     adam = grid.make_optimizer(p).param_groups[0]
     assert (adam["betas"], adam["lr"], adam["eps"]) == ((0.5, 0.999), 2e-4, 1e-8)
@@ -224,17 +224,19 @@ def test_cell_among_others_equals_cell_alone(run):
 
 
 def test_cells_share_pictures_and_noise_but_seeds_do_not(run, monkeypatch):
-    seen = []
+    inputs, losses = [], []
     original = grid.train_step
 
     def spy(G, D, opt_g, opt_d, real, z, *loss):
-        seen.append((real.sum().item(), z.sum().item()))
+        inputs.append((real.sum().item(), z.sum().item()))
+        losses.append(loss)
         return original(G, D, opt_g, opt_d, real, z, *loss)
 
     monkeypatch.setattr(grid, "train_step", spy)
-    assert run("--steps 2 --seeds 2")[0] == 0
-    assert len(seen) == 32 and len(set(seen)) == 4
-    assert all(len(set(seen[i : i + 8])) == 1 for i in range(0, 32, 8))
+    assert run("--steps 2 --seeds 2 --settings bn --optimizers adam --losses ls,ls-110,sigmoid")[0] == 0
+    assert len(inputs) == 12 and len(set(inputs)) == 4
+    assert all(len(set(inputs[i : i + 3])) == 1 for i in range(0, 12, 3))
+    assert losses == [grid.LOSSES[name] for name in ("ls", "ls-110", "sigmoid")] * 4
 
 
 def test_what_a_run_leaves_behind(run):
