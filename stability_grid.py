@@ -40,7 +40,7 @@ LOSSES = {  # --losses: the loss, D's targets a for fake and b for real, G's tar
     "ls-110": ("ls", -1.0, 1.0, 0.0),  # Eq. 8
     "sigmoid": ("sigmoid", 0.0, 1.0, 1.0),  # Eq. 1
 }
-COLUMNS = "step d_loss g_loss d_real d_fake FID KID precision recall diversity".split()
+COLUMNS = "step d_loss g_loss d_real d_fake FID KID IS precision recall diversity".split()
 QUICK = dict(size=32, width=16, z_dim=64, lr=1e-3, batch_size=16, steps=1600, seeds=2, sample_every=400)
 
 

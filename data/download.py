@@ -4,7 +4,6 @@ What broke off continues when the same command runs again. Neither source publis
 plain http: checked are the length that the server names and the CRCs in the zip, not who wrote it.
 """
 
-import argparse
 import errno
 import json
 import os
@@ -20,7 +19,7 @@ from zipfile import ZipFile
 
 from tqdm import tqdm
 
-from data import DataError
+from data import DataError, make_parser, one_line_errors
 
 LSUN = "http://dl.yf.io/lsun/scenes"
 HWDB = "http://www.nlpr.ia.ac.cn/databases/Download/Offline/CharData"
@@ -93,6 +92,11 @@ def fetch(url: str, target: Path, pauses: tuple = PAUSES) -> None:
     """The zip file at url -> `target`, or if that is not called .zip: a folder with the zip's data.mdb."""
     part, best, tries = Path(f"{target}.part"), 0, 0
     folder = None if target.suffix == ".zip" else Path(f"{target}.unpacked")
+    if folder and (own := Path(f"{target}.zip")).exists():  # which the user got in another way
+        print(f"{own} -> {target}", flush=True)
+        check(own, folder)
+        folder.rename(target)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     print(f"{url} -> {target}", flush=True)
     while True:
@@ -119,13 +123,11 @@ def fetch(url: str, target: Path, pauses: tuple = PAUSES) -> None:
 
 def main(argv: list[str] | None = None, lsun: str = LSUN, hwdb: str = HWDB, pauses: tuple = PAUSES) -> None:
     """The command line; `lsun` and `hwdb` are the addresses of the folders that hold the zip files."""
-    parser = argparse.ArgumentParser("data.download", description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
+    parser = make_parser("data.download", __doc__)
     parser.add_argument("dataset", choices=("lsun", "hwdb1.0"))
-    rooms = "bedroom, kitchen, church_outdoor, dining_room, conference_room or another of LSUN's"
-    parser.add_argument("category", nargs="?", help=rooms)
-    parser.add_argument("--split", choices=("train", "val"), default="train", help="of LSUN (default: train)")
-    parser.add_argument("--out", help="folder (default: the dataset's name)")
+    parser.add_argument("category", nargs="?", help="of LSUN: bedroom, kitchen, church_outdoor, ...")
+    parser.add_argument("--split", choices=("train", "val"), default="train", help="of LSUN")
+    parser.add_argument("--out", help="folder; unset: the dataset's name")
     args = parser.parse_args(argv)
     out = Path(args.out or args.dataset)
     if args.dataset == "hwdb1.0" and not args.category:
@@ -136,17 +138,11 @@ def main(argv: list[str] | None = None, lsun: str = LSUN, hwdb: str = HWDB, paus
         wanted = {target: f"{lsun}/{target.name}.zip"}
         command = f"lsgan_scenes.py --data {shlex.quote(str(target).removesuffix('_train_lmdb'))}"
     else:
-        parser.error(f"give hwdb1.0 alone, or lsun and a category: {rooms}")
-    try:
+        parser.error("give hwdb1.0 alone, or lsun and a category such as bedroom")
+    with one_line_errors(parser, AGAIN):
         for target, url in wanted.items():
             if not target.exists():  # names are given last: what exists is complete
                 fetch(url, target, pauses)
-    except DataError as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f"{error}; {AGAIN}")
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted; {AGAIN}\n")
     print(f"complete; next: python {command} --gpu 0")
 
 

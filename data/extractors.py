@@ -135,7 +135,7 @@ def make_extractor(name: str, size: int, seed: int = 0) -> nn.Module:
     """name: inception (any size), or random, for pictures of size x size; load_classifier makes the third."""
     if name == "random":
         net = Network(size, 64, seed=seed)
-        net.title = f"random, 64 features, seed {seed}"
+        net.head, net.title = None, f"random, 64 features, seed {seed}"
         return net
     try:
         from torch_fidelity import feature_extractor_inceptionv3 as inception
@@ -146,5 +146,5 @@ def make_extractor(name: str, size: int, seed: int = 0) -> nn.Module:
     except (OSError, RuntimeError) as error:
         where = f"get {inception.URL_INCEPTION_V3} into {torch.hub.get_dir()}/checkpoints"
         raise DataError(f"Inception's weights cannot be downloaded ({error}): {where}") from error
-    net.title = "inception, 2048 features"
+    net.head, net.title = net.fc, "inception, 2048 features"
     return net

@@ -4,7 +4,6 @@ The array is uint8 [n, size, size, 3]; the .json beside it says what it holds. A
 --data, --size and --fit uses it. What was cut off goes on when the same command runs again.
 """
 
-import argparse
 import fcntl
 import json
 import os
@@ -15,7 +14,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from data import DataError
+from data import DataError, make_parser, one_line_errors
 from data.images import Images, prepared_path
 from data.runs import ignore_signals, write_file
 from data.sources import find_source, read_json
@@ -112,25 +111,17 @@ def write_part(part, images, about, workers):
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: exit code 2 and one line for what is wrong, 130 for Ctrl-C."""
-    parser = argparse.ArgumentParser("data.prepare", description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
-    parser.add_argument("spec", help="LMDB directory, folder of pictures, cifar10 or rooms")
-    parser.add_argument("--size", type=int, default=112, help="side in pixels (default: %(default)s)")
-    parser.add_argument("--fit", choices=("squash", "crop"), default="squash", help="(default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="only so many pictures, evenly spread (default: all)")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)"
-    )
-    parser.add_argument("--out", help="another .npy file than the one that the scripts find")
+    parser = make_parser("data.prepare", __doc__)
+    add = parser.add_argument
+    add("spec", help="LMDB directory, folder of pictures, cifar10 or rooms")
+    add("--size", type=int, default=112, help="side in pixels")
+    add("--fit", choices=("squash", "crop"), default="squash", help="how a picture becomes square")
+    add("--limit", type=int, help="only so many pictures, evenly spread; unset: all")
+    add("--workers", type=int, default=os.cpu_count(), help="processes that read")
+    add("--out", help="another .npy file than the one that the scripts find")
     args = parser.parse_args(argv)
-    try:
+    with one_line_errors(parser, AGAIN):
         prepare(**vars(args))
-    except DataError as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f"{error}; {AGAIN}")
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted; {AGAIN}\n")
 
 
 if __name__ == "__main__":

@@ -6,28 +6,28 @@
 torch-fidelity does the sums. No distance means anything without its feature extractor (data/extractors.py).
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data import DataError
+from data import DataError, make_parser, one_line_errors
 from data.characters import open_characters
 from data.extractors import Labelled, Network, count_hits, features, halves, load_classifier, make_extractor
 from data.images import open_images
 
 
-def compare(fake: Tensor, real: Tensor) -> dict[str, float]:
+def compare(fake: Tensor, real: Tensor, head: torch.nn.Linear | None = None) -> dict[str, float]:
     """Features [n, d] of generated and of real pictures -> FID, KID, KID std, precision, recall, diversity.
 
     KID: mean and deviation over 100 subsets of 200, DataError for fewer. FID: nan for fewer than 4 d, where
     it is mostly bias. Precision, recall: 3 nearest neighbours, at most 10,000 pictures. Diversity: root mean
-    square distance of two generated pictures, over that of two real ones.
+    square distance of two generated pictures, over that of two real ones. With `head`, which makes logits of
+    features: IS, the Inception Score, a mean over 10 parts.
     """
     try:
-        from torch_fidelity import metric_fid, metric_kid, metric_prc
+        from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
     except ImportError as error:
         raise DataError(f"scores need torch-fidelity: pip install torch-fidelity ({error})") from error
     found, least, enough = {"FID": float("nan")}, min(len(fake), len(real)), 4 * fake.shape[1]
@@ -42,13 +42,16 @@ def compare(fake: Tensor, real: Tensor) -> dict[str, float]:
     some = [x[np.linspace(0, len(x) - 1, min(len(x), 10_000)).astype(int)] for x in (fake, real)]
     prc = metric_prc.prc_features_to_metric(*some, prc_batch_size=1000, save_cpu_ram=True, verbose=False)
     found["precision"], found["recall"], _ = prc.values()
+    if head is not None:
+        logits = fake @ head.weight.detach().double().cpu().T
+        found["IS"], _ = metric_isc.isc_features_to_metric(logits).values()
     return found | {"diversity": float((fake.var(0).sum() / real.var(0).sum()).sqrt())}
 
 
 def score(samples, real, extractor: torch.nn.Module, device="cpu") -> dict[str, float | str]:
     """Pictures, uint8 [n, H, W, 3] or grey [n, H, W], arrays or datasets -> figures that name it."""
     fake, real = features(samples, extractor, device), features(real, extractor, device)
-    kind, found = extractor.title.split(",")[0], compare(fake, real)
+    kind, found = extractor.title.split(",")[0], compare(fake, real, extractor.head)
     if np.isnan(found["FID"]):
         found["FID"] = f"needs {4 * fake.shape[1]:,} pictures on both sides"
     about = {"extractor": extractor.title, "pictures": f"{len(fake):,} generated, {len(real):,} real"}
@@ -109,21 +112,20 @@ def load_labels(path: Path | str, n: int, classes: int) -> np.ndarray:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("data.score", description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
+    parser = make_parser("data.score", __doc__)
     add = parser.add_argument
     add("samples", help="samples.npy, from a script's --sample")
     add("--data", required=True, help="the real pictures, as given to the script")
     add("--extractor", choices=["inception", "classifier", "random"], required=True, help="of the features")
-    add("--fit", default="squash", help="as given to the script (default: squash)")
-    add("--limit", type=int, default=0, help="use so many real pictures, spread evenly (default: 0, all)")
+    add("--fit", default="squash", help="as given to the script")
+    add("--limit", type=int, default=0, help="use so many real pictures, spread evenly; 0: all")
     add("--classes", type=int, help="characters: as given to the script")
-    add("--charset", default="level1", help="characters: as given to the script (default: level1)")
-    add("--labels", help="characters: class ids of the samples (default: labels.npy beside them)")
-    add("--seed", type=int, default=0, help="of the extractor (default: 0)")
+    add("--charset", default="level1", help="characters: as given to the script")
+    add("--labels", help="characters: class ids of the samples; unset: labels.npy beside them")
+    add("--seed", type=int, default=0, help="of the extractor")
     args = parser.parse_args(argv)
     device, reading = "cuda" if torch.cuda.is_available() else "cpu", {}
-    try:
+    with one_line_errors(parser, "nothing was written"):
         samples = load_samples(args.samples)
         if samples.ndim == 3:
             settings = args.data, args.charset, args.classes, args.fit
@@ -142,8 +144,6 @@ def main(argv: list[str] | None = None) -> None:
             if isinstance(value, tuple):
                 value = "{:.1%}, 95 % interval {:.1%} to {:.1%}".format(*value)
             print(f"{name:24}{value:.4g}" if isinstance(value, float) else f"{name:24}{value}")
-    except DataError as error:
-        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class Judge:
 
     def measure(self, pictures) -> dict[str, float]:
         """What data.score.compare says of pictures: uint8 [n, H, W, 3], an array, a tensor or a dataset."""
-        return compare(features(pictures, self.extractor, self.device), self.features)
+        return compare(features(pictures, self.extractor, self.device), self.features, self.extractor.head)
 
     def verdict(self, log: np.ndarray) -> str:
         """What became of a cell, by the last row of its log."""
@@ -99,18 +99,19 @@ def write_report(out: Path | str, cells: list[tuple], steps: int, judge: Judge, 
     if not logs:
         return "no cell is finished yet"
     verdicts = {cell: judge.verdict(log) for cell, log in logs.items()}
-    columns = next(iter(logs.values())).dtype.names
-    results = [("setting", "optimizer", "loss", "seed", "verdict", *columns)]
+    results = [("setting", "optimizer", "loss", "seed", "verdict", *next(iter(logs.values())).dtype.names)]
     results += [(*cell, verdicts[cell], *log[-1].item()) for cell, log in logs.items()]
-    table = [("cell", *VERDICTS, "FID", "the paper"), ["---"] * 7]
+    scores = ["FID", "IS"] if np.nansum([log["IS"][-1] for log in logs.values()]) else ["FID"]
+    table = [("cell", *VERDICTS, *scores, "the paper"), ["---"] * (6 + len(scores))]
     for key in dict.fromkeys(cell[:3] for cell in logs):
-        fids = [log["FID"][-1] for cell, log in logs.items() if cell[:3] == key]
+        ends = [log[-1] for cell, log in logs.items() if cell[:3] == key]
         counts = [sum(v == word for cell, v in verdicts.items() if cell[:3] == key) for word in VERDICTS]
-        low, high = wilson(counts[0], len(fids))
-        learned = f"{counts[0]}/{len(fids)} ({low:.0%} to {high:.0%})"
-        spread = f"{np.mean(fids):.3g} ± {np.std(fids, ddof=len(fids) > 1):.2g}"
+        low, high = wilson(counts[0], len(ends))
+        learned = f"{counts[0]}/{len(ends)} ({low:.0%} to {high:.0%})"
+        found = [[end[name] for end in ends] for name in scores]
+        spread = [f"{np.mean(x):.3g}" + (f" ± {np.std(x, ddof=1):.2g}" if x[1:] else "") for x in found]
         claim = PAPER.get(key[:2], ("", ""))[key[2] == "sigmoid"]
-        table.append((" ".join(key), learned, *counts[1:], spread, claim))
+        table.append((" ".join(key), learned, *counts[1:], *spread, claim))
     text = "".join(f"| {' | '.join(map(str, row))} |\n" for row in table)
     lines = "".join(",".join(map(str, row)) + "\n" for row in results)
     for name, content in ("results.csv", lines), ("table.md", f"{about}\n\n{judge.describe()}\n\n{text}"):

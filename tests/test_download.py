@@ -165,6 +165,18 @@ def test_what_is_complete_is_neither_downloaded_nor_touched(run, site):
     assert_complete(b"mine")
 
 
+def test_a_zip_that_the_user_has_is_unpacked_and_kept(run, site):
+    own = Path("lsun/bedroom_train_lmdb.zip")
+    own.parent.mkdir()
+    own.write_bytes(GOOD[:-30])
+    code, _, err = run("lsun", "bedroom")
+    assert code == 2 and f"{own} is damaged" in err and not own.with_suffix("").exists()
+    own.write_bytes(GOOD)
+    assert run("lsun", "bedroom")[0] == 0 and site.log == [] and own.read_bytes() == GOOD
+    own.unlink()
+    assert_complete()
+
+
 def test_val_split_and_another_folder(run, site):
     site.files["/tower_val_lmdb.zip"] = make_zip({"tower_val_lmdb/data.mdb": MDB})
     code, out, _ = run("lsun", "tower", "--split", "val", "--out", "my data/x")
@@ -556,4 +568,4 @@ def test_bad_command_line(run, site, argv):
 
 def test_help_shows_the_defaults(run):
     code, out, _ = run("--help")
-    assert code == 0 and "default: train" in out and "default: the dataset's name" in out
+    assert code == 0 and "default: train" in out and "unset: the dataset's name" in out

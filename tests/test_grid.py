@@ -41,7 +41,7 @@ class QuickJudge:
         pass
 
     def measure(self, pictures):
-        names = ("FID", "KID", "precision", "recall", "diversity")
+        names = ("FID", "KID", "IS", "precision", "recall", "diversity")
         return dict.fromkeys(names, float(pictures.double().mean()) / 255 + 0.1)
 
     def verdict(self, log):
@@ -488,21 +488,28 @@ def test_table_counts_with_intervals_beside_the_papers_claims(tmp_path):
         fid = 0.1 if loss == "ls" and seed < 5 else 5.0 if seed < 9 else float("nan")
         path = folder(tmp_path, (setting, optimizer, loss, seed))
         (path / "samples").mkdir(parents=True)
-        (path / "log.csv").write_text(f"step,FID,diversity\n5,9,1\n10,{fid},{0.1 if seed == 8 else 1}\n")
+        (path / "log.csv").write_text(
+            f"step,FID,IS,diversity\n5,9,nan,1\n10,{fid},nan,{0.1 if seed == 8 else 1}\n"
+        )
         pictures = torch.full((64, 16, 16, 3), 20 * seed, dtype=torch.uint8)
         grid.save_grid(pictures, path / "samples/step_00000010.png")
     unfinished = ("bn_gd", "adam", "ls", 0)
     folder(tmp_path, unfinished).mkdir()
-    (folder(tmp_path, unfinished) / "log.csv").write_text("step,FID,diversity\n5,9,1\n")
+    (folder(tmp_path, unfinished) / "log.csv").write_text("step,FID,IS,diversity\n5,9,nan,1\n")
     table = write_report(tmp_path, [*cells, unfinished], 10, QuickJudge(0, 0, 0, 0), "about")
     lines = table.splitlines()
     assert lines[2] == "| bn_g adam ls | 5/10 (24% to 76%) | 3 | 1 | 1 | nan ± nan | 5/10 relatively good |"
     assert lines[3].startswith("| bn_g adam sigmoid | 0/10 (0% to 28%) | 8 | 1 | 1 |")
     assert lines[3].endswith("| 0/10, severe mode collapse |")
-    assert lines[4] == "| bn adam ls-110 | 0/1 (0% to 79%) | 1 | 0 | 0 | 5 ± 0 |  |" and len(lines) == 5
+    assert lines[4] == "| bn adam ls-110 | 0/1 (0% to 79%) | 1 | 0 | 0 | 5 |  |" and len(lines) == 5
     assert len(results(tmp_path)) == 21
     assert (tmp_path / "figure7.png").stat().st_size > 10_000
     assert "about" in (tmp_path / "table.md").read_text()
+    for cell, score in zip(cells, range(2, 12)):  # labelled data have an Inception Score
+        (folder(tmp_path, cell) / "log.csv").write_text(f"step,FID,IS,diversity\n10,0.2,{score},1\n")
+    lines = write_report(tmp_path, cells[:10], 10, QuickJudge(0, 0, 0, 0), "about").splitlines()
+    assert lines[0].endswith("| diverged | FID | IS | the paper |")
+    assert lines[2].endswith("| 0 | 0 | 0 | 0.2 ± 0 | 6.5 ± 3 | 5/10 relatively good |")
 
 
 def test_real_judge_in_a_real_grid(call, tmp_path, monkeypatch):

@@ -96,6 +96,16 @@ def test_one_picture_repeated_has_no_recall_and_no_diversity(seen):
     assert found["recall"] == 0 and found["diversity"] < 1e-6 and found["KID"] > 0.1
 
 
+def test_inception_score_of_certain_answers_is_the_number_of_classes(seen):
+    # exp of the mean KL(p(y|x), p(y)): 4 classes equally often and beyond doubt; then no idea of any
+    fake, head = torch.eye(4).repeat(500, 1).double() * 100, torch.nn.Linear(4, 4, bias=False)
+    torch.nn.init.eye_(head.weight)
+    # each of the 10 parts of 200 shuffled rows has about 50 of each class
+    assert score.compare(fake, fake, head)["IS"] == pytest.approx(4, abs=0.05)
+    assert score.compare(fake / 1e6, fake, head)["IS"] == pytest.approx(1, abs=1e-6)
+    assert "IS" not in score.compare(fake, fake)
+
+
 def test_too_few_pictures_are_named_with_what_it_takes(seen, rooms):
     for fake, real in ((199, 260), (260, 199)):
         with pytest.raises(DataError, match="KID needs 200 .* FID 256; .* 199 "):

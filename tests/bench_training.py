@@ -1,0 +1,86 @@
+"""The training loop of lsgan_scenes.py as it is: how long it waits for data, and whether its memory grows.
+
+    LSGAN_DATA=... python tests/bench_training.py --size 64 --width 16 --batch-size 32 --steps 2000 [--gpu 0]
+
+For the photos of LSGAN_DATA as an LMDB, the same prepared, and toy rooms; without LSGAN_DATA toy rooms only.
+Waiting is the time spent in the loader, a share of the time from the 10th step to the last. Memory is the
+process's largest so far, without the data workers'. Prints a table, never fails.
+"""
+
+import argparse
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+import lsgan_scenes as scenes
+from data import prepare, runs
+
+WARM_UP = 10
+
+
+def watch(loader, seen):
+    """The loader's batches; appends to `seen` for each: time before and after waiting, memory in MB."""
+    batches = iter(loader)
+    while True:
+        before = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        seen.append((before, time.perf_counter(), memory))
+        yield batch
+
+
+def bench(data, flags, workers):
+    seen, load_batches = [], runs.load_batches
+    runs.load_batches = lambda *args: watch(load_batches(*args), seen)
+    out = tempfile.mkdtemp()
+    try:
+        scenes.main([*flags, "--data", data, "--workers", str(workers), "--out", out])
+    finally:
+        runs.load_batches = load_batches
+        shutil.rmtree(out)
+    timed = seen[WARM_UP:]
+    whole = timed[-1][0] - timed[0][0]
+    waited = sum(after - before for before, after, _ in timed[:-1])
+    marks = [round(seen[step - 1][2]) for step in (len(seen) // 10, len(seen) // 2, len(seen))]
+    return waited / whole, marks
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for flag, value in ("size", 112), ("width", 64), ("batch-size", 64), ("steps", 100), ("gpu", -1):
+        parser.add_argument(f"--{flag}", type=int, default=value)
+    args = parser.parse_args()
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in vars(args).items()]
+    flags += [f"--{name}-every={args.steps}" for name in ("log", "sample", "save")]
+    print(
+        " ".join(flags[:4]), f"{torch.get_num_threads()} threads, torch {torch.__version__}", file=sys.stderr
+    )
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        datasets = {"toy rooms": "rooms"}
+        if "LSGAN_DATA" in os.environ:
+            spec = f"{folder}/bedroom"
+            shutil.copytree(Path(os.environ["LSGAN_DATA"], "lsun/bedroom_train_lmdb"), f"{spec}_train_lmdb")
+            prepared = prepare.prepare(spec, args.size, out=f"{folder}/prepared.npy")
+            datasets = {"prepared array": str(prepared), "LMDB, WebP": spec} | datasets
+        for (name, data), workers in ((item, n) for item in datasets.items() for n in (0, 2)):
+            share, marks = bench(data, flags, workers)
+            rows.append(f"| {name} | {workers} | {share:.1%} | {' '.join(f'{mark:,}' for mark in marks)} |")
+    print(
+        "| data | workers | waiting for data | MB after a tenth, half, all of the steps |\n|---|---|---|---|"
+    )
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
