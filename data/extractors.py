@@ -19,11 +19,12 @@ from tqdm import tqdm
 from data import DataError
 from data.runs import write_file
 
+Pictures, Device = np.ndarray | Dataset, torch.device | str
 LEAST_STEPS = 400  # half a minute to two minutes on a CPU
 
 
 class Labelled(NamedTuple):  # data.characters' Characters will do as well
-    pictures: np.ndarray | Dataset
+    pictures: Pictures
     labels: np.ndarray  # int64 [n]
 
 
@@ -52,14 +53,14 @@ class Network(nn.Module):
         return self.body(x.float() / 127.5 - 1)
 
 
-def fetch(pictures, indices: np.ndarray, device="cpu") -> Tensor:
+def fetch(pictures: Pictures, indices: np.ndarray, device: Device = "cpu") -> Tensor:
     """Some of the pictures, uint8 [n, H, W, 3] or grey [n, H, W] -> uint8 [b, 3, H, W]."""
     batch = torch.as_tensor(pictures[indices]).to(device)
     return (batch if batch.dim() == 4 else batch[..., None]).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
 
 
 @torch.inference_mode()
-def features(pictures, extractor: nn.Module, device="cpu") -> Tensor:
+def features(pictures: Pictures, extractor: nn.Module, device: Device = "cpu") -> Tensor:
     """Pictures, uint8 [n, H, W, 3] or grey [n, H, W], an array or a dataset -> float64 [n, d] on the CPU."""
     extractor.to(device).eval()
     found = []
@@ -78,7 +79,7 @@ def count_hits(net: Network, found: Tensor, labels: np.ndarray, k: int = 1) -> i
     return hits
 
 
-def train_classifier(train: Labelled, seed: int = 0, device="cpu") -> Network:
+def train_classifier(train: Labelled, seed: int = 0, device: Device = "cpu") -> Network:
     """A network that tells the labels apart, after 128 pictures in each of 8 steps a class."""
     random, classes = np.random.default_rng(seed), int(train.labels.max()) + 1
     net = Network(fetch(train.pictures, np.arange(1)).shape[-1], 128, classes, seed).to(device)
@@ -97,15 +98,14 @@ def train_classifier(train: Labelled, seed: int = 0, device="cpu") -> Network:
     return net
 
 
-def load_classifier(train: Labelled, test: Labelled, spec: str, seed: int = 0, device="cpu") -> Network:
+def load_classifier(train: Labelled, test: Labelled, spec: str, seed=0, device: Device = "cpu") -> Network:
     """Trained before on this data with this seed and kept beside it, or trained now.
 
     `hits`: its right answers on `test`, which it was not trained on.
     """
     some = np.asarray(train.pictures[np.linspace(0, len(train.labels) - 1, 16).astype(int)])
-    made_of = zlib.crc32(
-        train.labels.tobytes() + some.tobytes() + str(seed).encode()
-    )  # other data, other file
+    # Other data have another file.
+    made_of = zlib.crc32(train.labels.tobytes() + some.tobytes() + str(seed).encode())
     path = Path(f"{os.path.abspath(spec)}_classifier_{made_of:08x}.pt")
     net = Network(some.shape[1], 128, int(train.labels.max()) + 1)
     try:
@@ -122,7 +122,7 @@ def load_classifier(train: Labelled, test: Labelled, spec: str, seed: int = 0, d
     return net
 
 
-def halves(dataset) -> tuple[Labelled, Labelled]:
+def halves(dataset: Dataset) -> tuple[Labelled, Labelled]:
     """open_images' pictures and labels -> four fifths to train a classifier on, and one fifth held out."""
     if dataset.labels is None or len(dataset) < 5:
         raise DataError("the classifier needs labelled pictures, 5 or more: use --extractor random")

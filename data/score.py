@@ -84,6 +84,7 @@ def readability(samples, labels: np.ndarray, net: Network, test: Labelled, devic
 
 
 def load_array(path: Path | str) -> np.ndarray:
+    """The array in a .npy file, mapped; DataError if there is none."""
     try:
         return np.lib.format.open_memmap(path, mode="r")  # unpickles nothing and believes no header
     except Exception as error:  # a damaged file fails in any way it likes
@@ -112,17 +113,16 @@ def load_labels(path: Path | str, n: int, classes: int) -> np.ndarray:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """The command line: exit code 2 and one line for what is wrong."""
     parser = make_parser("data.score", __doc__)
     add = parser.add_argument
-    add("samples", help="samples.npy, from a script's --sample")
+    add("samples", help="samples.npy, from a script's --sample; for characters beside labels.npy")
     add("--data", required=True, help="the real pictures, as given to the script")
     add("--extractor", choices=["inception", "classifier", "random"], required=True, help="of the features")
     add("--fit", default="squash", help="as given to the script")
     add("--limit", type=int, default=0, help="use so many real pictures, spread evenly; 0: all")
     add("--classes", type=int, help="characters: as given to the script")
     add("--charset", default="level1", help="characters: as given to the script")
-    add("--labels", help="characters: class ids of the samples; unset: labels.npy beside them")
-    add("--seed", type=int, default=0, help="of the extractor")
     args = parser.parse_args(argv)
     device, reading = "cuda" if torch.cuda.is_available() else "cpu", {}
     with one_line_errors(parser, "nothing was written"):
@@ -130,16 +130,16 @@ def main(argv: list[str] | None = None) -> None:
         if samples.ndim == 3:
             settings = args.data, args.charset, args.classes, args.fit
             train, test = (open_characters(*settings, split) for split in ("train", "test"))
-            labels = args.labels or Path(args.samples).with_name("labels.npy")
+            labels = Path(args.samples).with_name("labels.npy")
             labels = load_labels(labels, len(samples), len(train.table))
-            real, net = test.pictures, load_classifier(train, test, args.data, args.seed, device)
+            real, net = test.pictures, load_classifier(train, test, args.data, device=device)
             reading = readability(samples, labels, net, test, device)
         else:
             real = open_images(args.data, samples.shape[1], args.fit, args.limit or None)
             if args.extractor == "classifier":
-                net = load_classifier(*halves(real), args.data, args.seed, device)
+                net = load_classifier(*halves(real), args.data, device=device)
         if args.extractor != "classifier":
-            net = make_extractor(args.extractor, samples.shape[1], args.seed)
+            net = make_extractor(args.extractor, samples.shape[1])
         for name, value in (score(samples, real, net, device) | reading).items():
             if isinstance(value, tuple):
                 value = "{:.1%}, 95 % interval {:.1%} to {:.1%}".format(*value)

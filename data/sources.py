@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def find_source(spec: str, size: int) -> Source | None:
 
 
 @contextlib.contextmanager
-def reading(source: Source, size: int):
+def reading(source: Source, size: int) -> Iterator[Callable]:
     """A function: key -> PIL image, or an array [size, size, 3] where there is nothing to decode.
 
     To be opened for each batch, which costs 0.1 ms: an open LMDB survives no fork and no pickling.
@@ -66,18 +67,18 @@ def reading(source: Source, size: int):
 
 
 @functools.cache
-def mapped(path):
+def mapped(path: Path) -> np.ndarray:
     return np.asarray(np.load(path, mmap_mode="r"))  # as np.memmap it would be slow to index
 
 
-def open_lmdb(folder):
+def open_lmdb(folder: Path) -> lmdb.Environment:
     try:
         return lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
         raise DataError(f"{folder}/data.mdb cannot be read as an LMDB ({error})") from error
 
 
-def list_lmdb(folder):
+def list_lmdb(folder: Path) -> Source:
     file, digest = folder / "data.mdb", hashlib.sha1()
     length = file.stat().st_size
     with open(file, "rb") as data:  # samples: every commit changes one of the first two pages
@@ -96,8 +97,10 @@ def list_lmdb(folder):
         width = max(map(len, txn.cursor().iternext(values=False)))
         keys = np.fromiter(txn.cursor().iternext(values=False), f"S{width}", entries)
     try:
-        with write_file(cache) as out:
+        mine = cache.with_suffix(f".{os.getpid()}")  # the processes of torchrun come here at once
+        with write_file(mine) as out:
             np.save(out, keys)
+        mine.rename(cache)
     except OSError as error:
         print(f"data: the list of {entries:,} keys is not kept: {error}", file=sys.stderr)
     return Source("lmdb", folder, keys, digest.hexdigest())
@@ -113,13 +116,13 @@ def load_cifar10(path):
         raise DataError(f"CIFAR-10 is not in ./{path} and cannot be downloaded ({error})") from error
 
 
-def list_cifar10(path):
+def list_cifar10(path: Path) -> Source:
     cifar10 = load_cifar10(path)
     keys = [f"{cifar10.classes[label]}/{index}" for index, label in enumerate(cifar10.targets)]
     return Source("cifar10", path, np.array(sorted(keys), "S"), "cifar10")
 
 
-def list_folder(folder):
+def list_folder(folder: Path) -> Source | None:
     endings = {ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN}
     keys, digest = [], hashlib.sha1()
     for key in sorted(glob.glob("**/*.*", root_dir=folder, recursive=True)):
@@ -130,7 +133,7 @@ def list_folder(folder):
     return Source("folder", folder, np.array(keys), digest.hexdigest()) if keys else None
 
 
-def list_array(path, size):
+def list_array(path: Path, size: int) -> Source:
     try:
         array, about = np.load(path, mmap_mode="r"), read_json(path.with_suffix(".json"))
     except (OSError, ValueError, EOFError) as error:
@@ -143,5 +146,5 @@ def list_array(path, size):
     return Source("array", path, np.array(keys), about.get("fingerprint"), about.get("limit"))
 
 
-def read_json(path):
+def read_json(path: Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
