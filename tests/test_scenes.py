@@ -5,6 +5,7 @@ import inspect
 import math
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -294,6 +295,21 @@ def test_what_a_step_reports(loss):
         d_real, d_fake = d_real.sigmoid(), d_fake.sigmoid()
     assert torch.isclose(mean_real, d_real.mean()) and torch.isclose(mean_fake, d_fake.mean())
     assert g_loss.isfinite() and not d_loss.requires_grad
+
+
+@pytest.mark.slow  # the compiler takes a minute, and warns of its own doings
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_compiled_networks_give_equal_losses():
+    plain, compiled = make_nets(), make_nets()
+    for net in compiled[:2]:
+        net.compile()
+    for step in range(1, 9):
+        real = torch.from_numpy(scenes.rng(0, 9, step).random((6, 3, 16, 16))) * 2 - 1
+        z = scenes.noise(6, 4, 0, scenes.Z, step).double()
+        assert torch.allclose(
+            scenes.train_step(*compiled, real, z), scenes.train_step(*plain, real, z), rtol=1e-6
+        )
 
 
 def test_amp_computes_losses_in_float32():
