@@ -2,12 +2,10 @@
 
     python gaussian_mixture.py --seeds 2 --steps 5000     # a first look, minutes on a laptop
     python gaussian_mixture.py                            # Figure 8, ten times; an hour or two on one core
-    python gaussian_mixture.py --seeds 100 --gpu 0        # the same with narrower intervals
     python gaussian_mixture.py --resume                   # go on where it stopped, or just draw again
 
-All seeds and losses train as one batched network; the losses of a seed share initial weights, z and data.
-Differences from the authors' code: losses are means over the batch (theirs, but for D's cross entropy, sums:
-Adam divides the factor out, only its eps of 1e-8 could notice). Everything random is seeded.
+Differences from the authors' code: losses are means over the batch (theirs, but for D's cross entropy, are
+sums; Adam does not notice). All seeds and losses train as one network. Everything random is seeded.
 """
 
 import contextlib
@@ -16,7 +14,6 @@ import os
 import signal
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, BooleanOptionalAction, Namespace
-from itertools import product
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave their core to others
@@ -29,6 +26,8 @@ from tqdm import tqdm
 
 LOSSES = {"ls": (0.0, 1.0, 1.0), "ls-110": (-1.0, 1.0, 0.0), "sigmoid": None}  # Eq. 2's a, b, c: Eq. 9, Eq. 8
 MEASURES = ["d_loss", "g_loss", "modes", "basins", "high_quality", "divergence"]
+INIT_G, INIT_D, BATCHES, EVALUATION = range(4)  # independent streams of random numbers
+BATCH, CHUNK = 512, 10  # points a step, the authors'; steps drawn at once
 
 
 # ---------------------------------------------------------------- settings
@@ -36,29 +35,25 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Name
     """Flags -> Namespace. `saved`, a checkpoint's arguments, are the defaults and may not be contradicted."""
     parser = ArgumentParser(formatter_class=ArgumentDefaultsHelpFormatter, allow_abbrev=False)
     parser.error = fail
-    add = parser.add_argument_group("data").add_argument
+    add = parser.add_argument
     add("--layout", choices=["ring", "grid"], default="ring", help="how the modes lie")
     add("--modes", type=int, default=8, help="number of modes, for a grid a square number")
     add("--radius", type=float, default=1.0, help="of the ring; half the side of the grid")
     add("--std", type=float, default=0.01, help="standard deviation of a mode")
     add("--doubled-mode", action=BooleanOptionalAction, default=True, help="top of the ring: twice as likely")
-    add = parser.add_argument_group("model").add_argument
     add("--z-dim", type=int, default=256, help="dimension of the noise z")
-    add = parser.add_argument_group("loss").add_argument
     add("--losses", default="ls,sigmoid", help=f"any of {','.join(LOSSES)}, trained side by side")
-    add = parser.add_argument_group("optimiser").add_argument
     add("--updates", choices=["simultaneous", "alternating"], default="simultaneous", help="of D and G")
     add("--lr-d", type=float, default=1e-4, help="Adam's learning rate for D")
     add("--lr-g", type=float, default=1e-3, help="Adam's learning rate for G")
     add("--beta1", type=float, default=0.5, help="Adam's first decay rate")
     add("--steps", type=int, default=40_000, help="steps in all; a larger value extends a finished run")
-    add = parser.add_argument_group("run").add_argument
     add("--seed", type=int, default=0, help="everything random follows from it")
     add("--seeds", type=int, default=10, help="train this many seeds, the first of which is --seed")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
     add("--out", help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
     add("--resume", nargs="?", const=True, metavar="FILE", help="go on from the run's last.pt, or FILE")
-    add("--measure-every", type=int, default=500, help="steps between rows of log.csv and saves of last.pt")
+    add("--measure-every", type=int, default=500, help="steps between measures and saves of last.pt")
     args = parser.parse_args(argv, Namespace(**(saved or {})))
 
     at_least = dict.fromkeys("lr_d lr_g beta1 seed".split(), 0) | {"modes": 2, "radius": 1e-6, "std": 1e-6}
@@ -66,6 +61,8 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Name
     for name, least in at_least.items():
         if not getattr(args, name) >= least:
             fail(f"--{name.replace('_', '-')} must be at least {least}")
+    if not args.beta1 < 1:
+        fail("--beta1 must be less than 1")
     if args.layout == "grid" and round(args.modes**0.5) ** 2 != args.modes:
         fail(f"--modes must be a square number for a grid; {args.modes} is not")
     if not set(args.losses.split(",")) <= set(LOSSES):
@@ -105,10 +102,6 @@ def pick_device(gpu: int | None) -> torch.device:
 
 
 # ---------------------------------------------------------------- randomness and data
-INIT_G, INIT_D, BATCHES, EVALUATION = range(4)  # independent streams
-BATCH, CHUNK = 512, 10  # points a step, the authors'; steps drawn at once
-
-
 def rng(seed: int, stream: int, step: int) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
     return np.random.default_rng(np.random.SeedSequence([seed, stream, step]))
@@ -120,7 +113,7 @@ def torch_rng(seed: int, stream: int, step: int, device="cpu") -> torch.Generato
 
 
 def mixture(layout="ring", modes=8, radius=1.0, doubled=True) -> tuple[Tensor, Tensor]:
-    """Centres [modes, 2] and probabilities [modes]. `doubled`: (0, radius) is twice as likely as the
+    """Centres [modes, 2] and probabilities [modes]. `doubled`: the top of a ring is twice as likely as the
     others, as in the authors' code, where linspace(0, 2 pi, 9) meets it at both ends."""
     weights = torch.ones(modes)
     if layout == "grid":
@@ -148,12 +141,14 @@ def draw_batches(seeds: range, start: int, stop: int, z_dim: int, target: tuple,
 
 # ---------------------------------------------------------------- networks
 class Linear(nn.Module):
-    """`models` linear layers side by side: x [models, B, n_in] -> [models, B, n_out]."""
+    """Linear layers side by side, ordered (loss, seed): x [models, B, n_in] -> [models, B, n_out]. A seed's
+    orthogonal weights, gain 1.4, come from its generator and are the same for every loss; biases 0."""
 
-    def __init__(self, models: int, n_in: int, n_out: int):
+    def __init__(self, n_in: int, n_out: int, losses: int, generators: list[torch.Generator]):
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(models, n_in, n_out))
-        self.bias = nn.Parameter(torch.zeros(models, 1, n_out))
+        weights = [nn.init.orthogonal_(torch.empty(n_in, n_out), 1.4, g) for g in generators]
+        self.weight = nn.Parameter(torch.stack(weights).repeat(losses, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(len(self.weight), 1, n_out))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, x, self.weight)
@@ -162,32 +157,24 @@ class Linear(nn.Module):
 class Generator(nn.Sequential):
     """z [models, B, z_dim] -> points [models, B, 2]. Authors' code: stability_comparison/mixture_gaussian."""
 
-    def __init__(self, models: int = 1, z_dim: int = 256):
-        hidden = Linear(models, z_dim, 128), nn.Tanh(), Linear(models, 128, 128), nn.Tanh()
-        super().__init__(*hidden, Linear(models, 128, 2))
+    def __init__(self, losses: int = 1, seeds: range = range(1), z_dim: int = 256):
+        init = losses, [torch_rng(seed, INIT_G, 0) for seed in seeds]
+        hidden = Linear(z_dim, 128, *init), nn.Tanh(), Linear(128, 128, *init), nn.Tanh()
+        super().__init__(*hidden, Linear(128, 2, *init))
 
 
 class Discriminator(nn.Sequential):
-    """points [models, B, 2] -> D(x) [models, B], any real number: no sigmoid."""
+    """points [models, B, 2] -> D(x) [losses, seeds, B], any real number: no sigmoid."""
 
-    def __init__(self, models: int = 1):
-        hidden = Linear(models, 2, 128), nn.Tanh(), Linear(models, 128, 128), nn.Tanh()
-        super().__init__(*hidden, Linear(models, 128, 1), nn.Flatten(1))
-
-
-@torch.no_grad()
-def init_orthogonal(net: nn.Sequential, seeds: range, stream: int) -> None:
-    """Orthogonal weights of gain 1.4, biases 0. Models are ordered (loss, seed); all losses start equal."""
-    for s, seed in enumerate(seeds):
-        generator = torch_rng(seed, stream, 0)
-        for layer in list(net)[::2]:  # the others are tanh
-            weight = nn.init.orthogonal_(layer.weight[s].clone(), gain=1.4, generator=generator)
-            layer.weight[s :: len(seeds)] = weight
+    def __init__(self, losses: int = 1, seeds: range = range(1)):
+        init = losses, [torch_rng(seed, INIT_D, 0) for seed in seeds]
+        hidden = Linear(2, 128, *init), nn.Tanh(), Linear(128, 128, *init), nn.Tanh()
+        super().__init__(*hidden, Linear(128, 1, *init), nn.Flatten(1), nn.Unflatten(0, (losses, len(seeds))))
 
 
 # ---------------------------------------------------------------- loss and training step
 def gan_loss(d_real: Tensor, d_fake: Tensor, loss: str = "ls") -> tuple[Tensor, Tensor]:
-    """What D and G minimise, each [models], from D's answers [models, B]: Eq. 2; sigmoid: Eq. 1's cross
+    """What D and G minimise, each [seeds], from D's answers [seeds, B]: Eq. 2; sigmoid: Eq. 1's cross
     entropy of logits, for G the non-saturating -log sigmoid(D(G(z)))."""
     if loss == "sigmoid":
         return (F.softplus(-d_real) + F.softplus(d_fake)).mean(1), F.softplus(-d_fake).mean(1)
@@ -196,30 +183,35 @@ def gan_loss(d_real: Tensor, d_fake: Tensor, loss: str = "ls") -> tuple[Tensor, 
 
 
 def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneous") -> Tensor:
-    """Updates all models, ordered (loss, seed); real [seeds, B, 2] and z [seeds, B, z_dim] serve every loss.
-    Returns d_loss and g_loss as [losses, seeds, 2], on the device."""
-
-    def both_losses(d_real, d_fake):
-        pairs = map(gan_loss, d_real.split(len(z)), d_fake.split(len(z)), losses)
-        return [torch.cat(each) for each in zip(*pairs)]
-
-    fake = G(z.repeat(len(losses), 1, 1))
-    d_real, d_fake = D(real.repeat(len(losses), 1, 1)), D(fake)
-    d_loss, g_loss = both_losses(d_real, d_fake)
+    """Updates all models; real [seeds, B, 2] and z [seeds, B, z_dim] serve every loss. Returns d_loss and
+    g_loss as [losses, seeds, 2], on the device."""
+    real, fake = real.repeat(len(losses), 1, 1), G(z.repeat(len(losses), 1, 1))
+    d_real, d_fake = D(real), D(fake)
+    d_loss, g_loss = zip(*map(gan_loss, d_real, d_fake, losses))
     opt_d.zero_grad()
-    d_loss.sum().backward(inputs=list(D.parameters()), retain_graph=True)  # models do not mix: sum
+    torch.cat(d_loss).sum().backward(inputs=list(D.parameters()), retain_graph=True)  # models do not mix: sum
     if updates == "alternating":
         opt_d.step()
-        g_loss = both_losses(d_real, D(fake))[1]
+        _, g_loss = zip(*map(gan_loss, d_real, D(fake), losses))
     opt_g.zero_grad()
-    g_loss.sum().backward(inputs=list(G.parameters()))
+    torch.cat(g_loss).sum().backward(inputs=list(G.parameters()))
     if updates == "simultaneous":  # as the authors: both gradients before either step
         opt_d.step()
     opt_g.step()
-    return torch.stack([d_loss, g_loss], -1).detach().unflatten(0, (len(losses), len(z)))
+    return torch.stack([torch.stack(d_loss), torch.stack(g_loss)], -1).detach()
 
 
-# ---------------------------------------------------------------- evaluation
+# ---------------------------------------------------------------- measures and figures
+@torch.no_grad()
+def generate(G: Generator, seeds: range, n: int = 5120) -> Tensor:
+    """Points [losses, seeds, n, 2], from the same z at every step."""
+    models, z_dim, _ = G[0].weight.shape
+    z = torch.empty(len(seeds), n, z_dim, device=G[0].weight.device)
+    for s, seed in enumerate(seeds):
+        z[s].normal_(generator=torch_rng(seed, EVALUATION, 0, z.device))
+    return G(z.repeat(models // len(seeds), 1, 1)).unflatten(0, (-1, len(seeds)))
+
+
 def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Tensor:
     """points [..., n, 2] -> [..., 4]: modes with n/125 points (20 of 2,500) within 3 std; those with as many
     within half the way to the next mode (basins); share of points within 3 std of a mode, 0.989 at best; the
@@ -234,67 +226,52 @@ def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Ten
     return torch.cat([covered, fine.float().mean(-1, keepdim=True), divergence], -1)
 
 
-def write_csv(path: Path, losses: list[str], seeds: range, values: dict[int, Tensor]) -> None:
-    """A row for each step, loss and seed, from {step: [losses, seeds, measures]}."""
-    lines = [["step", "loss", "seed", *MEASURES]]
-    for step, (i, loss), (j, seed) in product(values, enumerate(losses), enumerate(seeds)):
-        lines.append([step, loss, seed, *(f"{value:.6g}" for value in values[step][i, j].tolist())])
-    with write_file(path) as file:
-        file.write("".join(",".join(map(str, line)) + "\n" for line in lines).encode())
-
-
-def write_table(path: Path, losses: list[str], values: Tensor, modes: int) -> None:
-    """From [losses, seeds, measures]: counts of seeds with 95 % Wilson intervals; mean, least and largest."""
-    lines = [["loss", f"all {modes} modes", "all basins", "one basin or none", *MEASURES[2:]], ["---"] * 8]
-    for loss, columns in zip(losses, values.movedim(-1, 1)[:, 2:]):
-        lines.append([loss])
+def write_results(out: Path, losses: list[str], seeds: range, step: int, values: Tensor, modes: int) -> None:
+    """Of values [losses, seeds, measures]: results.csv as they are; table.md with counts of seeds, their 95 %
+    Wilson intervals, and the mean, least and largest of each measure."""
+    rows = [["step", "loss", "seed", *MEASURES]]
+    table = [["loss", f"all {modes} modes", "all basins", "one basin or none", *MEASURES[2:]], ["---"] * 8]
+    for loss, of_seeds in zip(losses, values):
+        for seed, measures in zip(seeds, of_seeds.tolist()):
+            rows.append([step, loss, seed, *(f"{value:.6g}" for value in measures)])
+        columns, cells = of_seeds.T[2:], [loss]
         for hits in (columns[0] == modes, columns[1] == modes, columns[1] <= 1):
-            k, n, z2 = int(hits.sum()), len(hits), 1.96**2
+            k, n, z2 = int(hits.sum()), len(seeds), 1.96**2
             middle, half = (k + z2 / 2) / (n + z2), (z2 * (k * (n - k) / n + z2 / 4)) ** 0.5 / (n + z2)
-            lines[-1].append(f"{k}/{n} ({abs(middle - half):.0%} to {middle + half:.0%})")
-        lines[-1] += [f"{c.mean():.3g} ({c.min():.3g} to {c.max():.3g})" for c in columns]
-    with write_file(path) as file:
-        file.write("".join(f"| {' | '.join(line)} |\n" for line in lines).encode())
-
-
-# ---------------------------------------------------------------- sampling and figures
-@torch.no_grad()
-def generate(G: Generator, seeds: range, n: int = 5120) -> Tensor:
-    """Points [losses, seeds, n, 2], from the same z at every step."""
-    (models, z_dim, _), device = G[0].weight.shape, G[0].weight.device
-    z = [
-        torch.randn(n, z_dim, generator=torch_rng(seed, EVALUATION, 0, device), device=device)
-        for seed in seeds
-    ]
-    return G(torch.stack(z).repeat(models // len(seeds), 1, 1)).unflatten(0, (-1, len(seeds)))
+            cells.append(f"{k}/{n} ({abs(middle - half):.0%} to {middle + half:.0%})")
+        table.append(cells + [f"{c.mean():.3g} ({c.min():.3g} to {c.max():.3g})" for c in columns])
+    for name, lines, between in (("results.csv", rows, ","), ("table.md", table, " | ")):
+        with write_file(out / name) as file:
+            np.savetxt(file, lines, "%s", between)
 
 
 def draw_curves(path: Path, losses: list[str], values: dict[int, Tensor]) -> None:
     """The measures over steps: median of the seeds, least to largest shaded."""
     figure = Figure(figsize=(12, 2.8), layout="constrained")
-    columns = torch.stack(list(values.values())).unbind(-1)[2:]
-    for axes, name, column in zip(figure.subplots(1, 4), MEASURES[2:], columns):
+    steps, history = list(values), torch.stack(list(values.values()))
+    for axes, name, column in zip(figure.subplots(1, 4), MEASURES[2:], history.unbind(-1)[2:]):
         for loss, seeds in zip(losses, column.unbind(1)):
-            axes.plot(list(values), seeds.median(1).values, label=loss)
-            axes.fill_between(list(values), seeds.amin(1), seeds.amax(1), alpha=0.2)
+            axes.plot(steps, seeds.median(1).values, label=loss)
+            axes.fill_between(steps, seeds.amin(1), seeds.amax(1), alpha=0.2)
         axes.set(xlabel="step", title=name)
     axes.legend()
     with write_file(path) as file:
         figure.savefig(file)
 
 
-def draw_density(path: Path, losses: list[str], panels: dict[str, Tensor], limit: float) -> None:
-    """Figure 8 for one seed, from {title of a column: points [losses, n, 2]}. The kernel's width is Scott's:
-    std * n**(-1/6) along each axis, many times a mode's."""
-    figure = Figure(figsize=(1.2 * len(panels), 1.3 * len(losses)), layout="constrained")
-    rows = figure.subplots(len(losses), len(panels), squeeze=False)[::-1]
+def draw_density(path: Path, losses: list[str], points: dict[object, Tensor], limit: float) -> None:
+    """Figure 8 for the first seed, from {step: points [losses, seeds, n, 2]}, a column each. The kernel's
+    width is Scott's: std * n**(-1/6) along each axis, many times a mode's."""
+    figure = Figure(figsize=(1.2 * len(points), 1.3 * len(losses)), layout="constrained")
+    columns = figure.subplots(len(losses), len(points), squeeze=False)[::-1].T  # the regular GAN above
     grid = torch.linspace(-limit, limit, 200)
-    for (i, loss), (j, (title, points)) in product(enumerate(losses), enumerate(panels.items())):
-        widths = points[i].std(0).clamp_min(1e-6) * len(points[i]) ** (-1 / 6)
-        x, y = torch.exp(-0.5 * ((grid[:, None] - points[i].T[:, None]) / widths[:, None, None]) ** 2)
-        rows[i, j].contourf(grid, grid, y @ x.T, levels=30, cmap="Greens")
-        rows[i, j].set(xticks=[], yticks=[], aspect="equal", ylabel="" if j else loss)
-        rows[-1, j].set_title(title)
+    for (step, of_step), column in zip(points.items(), columns):
+        for loss, xy, axes in zip(losses, of_step[:, 0], column):
+            widths = xy.std(0).clamp_min(1e-6) * len(xy) ** (-1 / 6)
+            x, y = torch.exp(-0.5 * ((grid[:, None] - xy.T[:, None]) / widths[:, None, None]) ** 2)
+            axes.contourf(grid, grid, y @ x.T, levels=30, cmap="Greens")
+            axes.set(xlabel=step, ylabel=loss, xticks=[], yticks=[], aspect="equal")
+            axes.label_outer()
     with write_file(path) as file:
         figure.savefig(file)
 
@@ -340,30 +317,27 @@ def train(args: Namespace) -> None:
     device, out = pick_device(args.gpu), Path(args.out)
     torch.set_float32_matmul_precision("highest")  # no TF32: a mode is 0.01 wide
     losses, seeds = args.losses.split(","), range(args.seed, args.seed + args.seeds)
-    target = mixture(args.layout, args.modes, args.radius, args.doubled_mode)
-    target = (*(tensor.to(device) for tensor in target), args.std)
+    centres, weights = mixture(args.layout, args.modes, args.radius, args.doubled_mode)
+    target = centres.to(device), weights.to(device), args.std
 
-    G, D = Generator(len(losses) * len(seeds), args.z_dim), Discriminator(len(losses) * len(seeds))
-    for net, stream in ((G, INIT_G), (D, INIT_D)):
-        init_orthogonal(net, seeds, stream)
-        net.to(device)
+    G, D = Generator(len(losses), seeds, args.z_dim).to(device), Discriminator(len(losses), seeds).to(device)
     opt_g = torch.optim.Adam(G.parameters(), args.lr_g, betas=(args.beta1, 0.999), fused=True)
     opt_d = torch.optim.Adam(D.parameters(), args.lr_d, betas=(args.beta1, 0.999), fused=True)
     state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
 
-    start, log = 0, {"values": {}, "points": {0: generate(G, seeds).cpu()}}
+    start, log = 0, {"values": {}, "points": {0: generate(G, seeds)[:, [0]].cpu()}}
     if args.resume:
         checkpoint = load_checkpoint(args.resume, state)
         start, log = checkpoint["step"], checkpoint["log"]
+        if start >= args.steps and max(log["values"], default=0) != args.steps:
+            fail(f"--steps {args.steps} is too few: {args.resume} is at step {start}")
     in_place = args.resume and Path(args.resume).resolve() == (out / "last.pt").resolve()
     if not in_place and out.exists() and set(os.listdir(out)) - {"last.pt.tmp"}:
         fail(f"{out} is in use: --resume goes on with the run in it, --out FOLDER starts another")
     out.mkdir(parents=True, exist_ok=True)
     kept = {k: v for k, v in vars(args).items() if k not in ("gpu", "out", "resume")}
     save_checkpoint(out / "last.pt", state, args=kept, step=start, log=log)  # resumable from now on
-    write_csv(out / "log.csv", losses, seeds, log["values"])
     print(f"{out}: {len(losses)} losses x {len(seeds)} seeds, from step {start} to {args.steps} on {device}")
-    print("means over seeds: modes hit within 3 std, basins (half the way to the next), share within 3 std")
 
     batches = draw_batches(seeds, start, args.steps, args.z_dim, target)
     bar = tqdm(batches, total=args.steps, initial=start, unit=" steps", disable=None)
@@ -372,35 +346,29 @@ def train(args: Namespace) -> None:
         for n in (signal.SIGINT, signal.SIGTERM):
             old_handlers.callback(signal.signal, n, signal.signal(n, lambda n, frame: stop.append(n)))
         for step, (real, z) in enumerate(bar, start + 1):
-            d_and_g_loss = train_step(G, D, opt_g, opt_d, real, z, losses, args.updates)
+            values = train_step(G, D, opt_g, opt_d, real, z, losses, args.updates)
             due = step % args.measure_every == 0 or step == args.steps
             if not (due or stop):
                 continue  # nothing up to here waits for the device
-            if not torch.nn.utils.get_total_norm([d_and_g_loss, *G.parameters(), *D.parameters()]).isfinite():
+            if not torch.nn.utils.get_total_norm([values, *G.parameters(), *D.parameters()]).isfinite():
                 sys.exit(f"step {step}: loss or weights not finite; last good checkpoint: {out / 'last.pt'}")
             if due:
                 points = generate(G, seeds)
-                values = torch.cat([d_and_g_loss, measure(points[:, :, :2500], *target)], -1)
-                log["values"][step] = values.cpu()
-                if step % (10 * args.measure_every) == 0 or step == args.steps:
-                    log["points"][step] = points.cpu()
-                means = values.mean(1)[:, 2:5].tolist()
-                text = "  ".join(f"{loss} {m:.2f} {b:.2f} {h:.3f}" for loss, (m, b, h) in zip(losses, means))
+                log["values"][step] = torch.cat([values, measure(points[:, :, :2500], *target)], -1).cpu()
+                basins = log["values"][step][..., 3].mean(1).tolist()
+                text = "basins hit: " + ", ".join(f"{loss} {n:.2f}" for loss, n in zip(losses, basins))
                 bar.set_postfix_str(text) if not bar.disable else print(f"step {step}  {text}", flush=True)
+            if step % (10 * args.measure_every) == 0 or step == args.steps:
+                log["points"][step] = points[:, [0]].cpu()  # of the first seed: Figure 8
             save_checkpoint(out / "last.pt", state, args=kept, step=step, log=log)
-            write_csv(out / "log.csv", losses, seeds, log["values"])
             if stop:
                 sys.exit(128 + stop[0])  # 130: Ctrl-C, 143: SIGTERM
 
-    last, values = max(log["values"].items())
-    write_csv(out / "results.csv", losses, seeds, {last: values})
-    write_table(out / "table.md", losses, values, args.modes)
+    write_results(out, losses, seeds, args.steps, log["values"][args.steps], args.modes)
     draw_curves(out / "curves.png", losses, log["values"])
-    real, _ = next(draw_batches(seeds, 0, 1, 1, target, n=5120))
-    for s, seed in enumerate(seeds[:10]):  # the authors looked at ten runs
-        panels = {f"step {step}": points[:, s] for step, points in log["points"].items()}
-        panels["target"] = real[s].cpu().expand(len(losses), -1, -1)
-        draw_density(out / f"figure8_seed{seed}.png", losses, panels, 4 * args.radius)
+    real, _ = next(draw_batches(seeds[:1], 0, 1, 1, target, n=5120))
+    points = {**log["points"], "target": real.cpu().expand(len(losses), -1, -1, -1)}
+    draw_density(out / "figure8.png", losses, points, 4 * args.radius)
     print((out / "table.md").read_text())
 
 
@@ -411,6 +379,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.resume:
             args = parse_args(argv, saved=load_checkpoint(args.resume, {})["args"])
         train(args)
+    except KeyboardInterrupt:  # outside the training loop, which saves first
+        sys.exit(130)
     except OSError as error:
         fail(error)
 

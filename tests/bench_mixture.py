@@ -28,10 +28,7 @@ LOSSES = ["ls", "sigmoid"]
 def batched(seeds, device):
     """Yields after each step of all models."""
     target = (*(tensor.to(device) for tensor in gm.mixture()), 0.01)
-    G, D = gm.Generator(2 * len(seeds)), gm.Discriminator(2 * len(seeds))
-    for net, stream in ((G, gm.INIT_G), (D, gm.INIT_D)):
-        gm.init_orthogonal(net, seeds, stream)
-        net.to(device)
+    G, D = gm.Generator(2, seeds).to(device), gm.Discriminator(2, seeds).to(device)
     opt_g = torch.optim.Adam(G.parameters(), 1e-3, betas=(0.5, 0.999), fused=True)
     opt_d = torch.optim.Adam(D.parameters(), 1e-4, betas=(0.5, 0.999), fused=True)
     for real, z in gm.draw_batches(seeds, 0, 10**9, 256, target):

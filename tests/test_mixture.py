@@ -2,11 +2,14 @@
 
 import ast
 import math
+import multiprocessing
 import os
 import pickle
+import random
 import re
 import signal
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -20,6 +23,8 @@ import gaussian_mixture as gm
 
 LOSSES = ["ls", "ls-110", "sigmoid"]
 TARGET = (*gm.mixture(), 0.01)
+SERVER = multiprocessing.get_context("forkserver")  # imports torch once, then each process takes milliseconds
+SERVER.set_forkserver_preload(["torch", "matplotlib.figure"])
 TINY = "--seeds 2 --losses ls,sigmoid --gpu -1 --measure-every 2".split()
 
 
@@ -44,12 +49,7 @@ generate = gm.generate
 
 def networks(seeds, losses):
     """G, D and their optimisers as train() makes them, in float64."""
-    G, D = (
-        gm.Generator(len(losses) * len(seeds)).double(),
-        gm.Discriminator(len(losses) * len(seeds)).double(),
-    )
-    gm.init_orthogonal(G, seeds, gm.INIT_G)
-    gm.init_orthogonal(D, seeds, gm.INIT_D)
+    G, D = gm.Generator(len(losses), seeds).double(), gm.Discriminator(len(losses), seeds).double()
     return G, D, adam(G, 1e-3), adam(D, 1e-4)
 
 
@@ -94,10 +94,10 @@ def test_other_mixtures():
 
 def test_initial_weights_are_orthogonal_of_gain_1_4_and_biases_zero():
     for net in networks(range(3), LOSSES)[:2]:
-        for layer in list(net)[::2]:
+        for layer in list(net)[:5:2]:
             weight = layer.weight if layer.weight.shape[1] < layer.weight.shape[2] else layer.weight.mT
             identity = torch.eye(weight.shape[1]).double().expand(9, -1, -1)
-            assert torch.allclose(weight @ weight.mT, 1.4**2 * identity, atol=1e-5)
+            assert torch.allclose(weight @ weight.mT, 1.4**2 * identity, atol=1e-4)
             assert not layer.bias.any()
 
 
@@ -194,12 +194,10 @@ def test_updates_differ():
 def test_losses_returned_are_those_of_each_model():
     G, D, opt_g, opt_d = networks(range(2), LOSSES)
     real, z = next(batches(range(2), 1))
-    d_real, d_fake = D(real.repeat(3, 1, 1)), D(G(z.repeat(3, 1, 1)))
+    d_real, d_fake = D(real.repeat(3, 1, 1)), D(G(z.repeat(3, 1, 1)))  # [losses, seeds, B]
     losses = gm.train_step(G, D, opt_g, opt_d, real, z, LOSSES)
     for i, loss in enumerate(LOSSES):
-        for s in range(2):
-            m = slice(2 * i + s, 2 * i + s + 1)
-            assert torch.allclose(losses[i, s], torch.cat(gm.gan_loss(d_real[m], d_fake[m], loss)))
+        assert torch.allclose(losses[i], torch.stack(gm.gan_loss(d_real[i], d_fake[i], loss), -1))
 
 
 def test_seed_alone_equals_the_seed_among_others():
@@ -231,8 +229,7 @@ def test_batches_have_the_right_distribution():
 
 
 def test_samples_are_the_same_at_every_call_and_differ_between_seeds():
-    G = gm.Generator(4)
-    gm.init_orthogonal(G, range(2), gm.INIT_G)
+    G = gm.Generator(2, range(2))
     points = generate(G, range(2), n=10)
     assert points.shape == (2, 2, 10, 2) and torch.equal(points, generate(G, range(2), n=10))
     for weight in G.parameters():
@@ -294,12 +291,14 @@ def test_measures_are_taken_of_each_model():
     assert torch.equal(together[1, 0], gm.measure(points[1, 0], *TARGET))
 
 
-def test_table(tmp_path):
+def test_results_and_table(tmp_path):
     values = torch.zeros(2, 10, 6)
     values[0, :5, 2], values[0, :, 3], values[0, :, 4] = 8, 8, torch.linspace(0, 0.9, 10)
-    gm.write_table(tmp_path / "table.md", ["ls", "sigmoid"], values, modes=8)
-    lines = (tmp_path / "table.md").read_text().splitlines()
-    head, _, ls, sigmoid = [line.strip("| ").split(" | ") for line in lines]
+    gm.write_results(tmp_path, ["ls", "sigmoid"], range(3, 13), 500, values, modes=8)
+    results = (tmp_path / "results.csv").read_text().splitlines()
+    assert results[1] == "500,ls,3,0,0,8,8,0,0" and results[20] == "500,sigmoid,12,0,0,0,0,0,0"
+    head, rule, ls, sigmoid = [row.split(" | ") for row in (tmp_path / "table.md").read_text().splitlines()]
+    assert rule == ["---"] * len(head)
     assert head[:4] == ["loss", "all 8 modes", "all basins", "one basin or none"]
     wilson = ["5/10 (24% to 76%)", "10/10 (72% to 100%)", "0/10 (0% to 28%)"]  # as statsmodels has them
     assert ls[:6] == ["ls", *wilson, "4 (0 to 8)", "8 (8 to 8)"] and ls[6] == "0.45 (0 to 0.9)"
@@ -318,8 +317,10 @@ def test_figure_has_the_regular_gan_above_lsgan(tmp_path):
     from matplotlib.image import imread
 
     spread, point = torch.randn(2000, 2), 0.01 * torch.randn(2000, 2)
-    panels = {"step 0": torch.stack([point, spread]), "target": torch.stack([point, spread])}
-    gm.draw_density(tmp_path / "figure.png", ["ls", "sigmoid"], panels, 4.0)
+    points = torch.stack(
+        [torch.stack([point, spread]), torch.stack([spread, point])]
+    )  # [losses, seeds, n, 2]
+    gm.draw_density(tmp_path / "figure.png", ["ls", "sigmoid"], {0: points, "target": points}, 4.0)
     picture = imread(tmp_path / "figure.png")
     assert green(picture, 0, 0, 2, 2) > 2 * green(picture, 1, 0, 2, 2)
 
@@ -327,9 +328,9 @@ def test_figure_has_the_regular_gan_above_lsgan(tmp_path):
 def test_figures_of_a_run(run, tmp_path):
     code, out, err = run("--steps", 4, "--seed", 3, "--out", tmp_path / "run")
     assert code == 0, err
-    names = {"figure8_seed3.png", "figure8_seed4.png", "curves.png", "table.md", "results.csv", "log.csv"}
-    assert {path.name for path in (tmp_path / "run").iterdir()} == names | {"last.pt"}
-    assert "| sigmoid | 0/2" in out
+    names = {"figure8.png", "curves.png", "table.md", "results.csv", "last.pt"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == names
+    assert "\nsigmoid | 0/2" in out
 
 
 # ---------------------------------------------------------------- runs
@@ -347,7 +348,7 @@ def same(x, y):
 
 
 def same_run(folder, other):
-    files = ("log.csv", "results.csv", "table.md")
+    files = ("results.csv", "table.md")
     texts = [[(f / name).read_text() for name in files] for f in (folder, other)]
     return texts[0] == texts[1] and same(state(folder), state(other))
 
@@ -391,8 +392,11 @@ def test_results_have_a_row_for_each_loss_and_seed(run, tmp_path):
     results = [line.split(",") for line in (tmp_path / "run/results.csv").read_text().splitlines()]
     assert results[0] == ["step", "loss", "seed", *gm.MEASURES]
     assert [row[:3] for row in results[1:]] == [["5", k, s] for k in ("ls", "sigmoid") for s in "78"]
-    log = [line.split(",") for line in (tmp_path / "run/log.csv").read_text().splitlines()]
-    assert [row[0] for row in log[1::4]] == ["2", "4", "5"] and log[-4:] == results[1:]
+    log = state(tmp_path / "run")["log"]
+    assert list(log["values"]) == [2, 4, 5] and list(log["points"]) == [0, 5]
+    assert [[f"{v:.6g}" for v in row] for row in log["values"][5].flatten(0, 1).tolist()] == [
+        row[3:] for row in results[1:]
+    ]
 
 
 @pytest.mark.parametrize("where, n", [("train_step", 6), ("fsync", 3), ("replace", 6), ("train_step", 13)])
@@ -406,6 +410,32 @@ def test_resumed_equals_uninterrupted(run, tmp_path, monkeypatch, where, n):
     assert run(*flags, "--out", tmp_path / "run", "--resume")[0] == 0
     assert same_run(tmp_path / "run", tmp_path / "whole")
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def child(flags, output):
+    """The script's command line in a process of its own, which prints to the file `output`."""
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+    gm.main([str(flag) for flag in flags])
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 12))])
+def test_killed_at_a_random_moment(run, tmp_path, monkeypatch, seed):
+    monkeypatch.setattr(gm, "generate", generate)  # as many points as in the other process
+    moment, output = random.Random(seed), tmp_path / "out.txt"
+    victim = SERVER.Process(target=child, args=([*TINY, "--out", tmp_path / "killed"], output))
+    victim.start()
+    text = f"step {2 * moment.randint(1, 6)} "
+    while not (output.exists() and text in output.read_text()):
+        assert victim.is_alive()
+        time.sleep(0.002)
+    time.sleep(moment.uniform(0, 0.1))
+    victim.kill()
+    victim.join()
+    assert victim.exitcode == -signal.SIGKILL
+    flags = "--steps", state(tmp_path / "killed")["step"] + 6, "--out"
+    assert run(*flags, tmp_path / "killed", "--resume")[0] == run(*flags, tmp_path / "whole")[0] == 0
+    assert same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_run_killed_before_its_first_checkpoint_can_be_repeated(run, tmp_path, monkeypatch):
@@ -424,6 +454,7 @@ def test_signal_saves_and_stops(run, tmp_path, monkeypatch, number, code):
         result = run(*flags, tmp_path / "run")
     assert result[0] == code and not result[2]
     assert state(tmp_path / "run")["step"] == 3
+    assert refused(run("--steps", 3, "--out", tmp_path / "run", "--resume"), "--steps 3 is too few", "step 3")
     assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     assert run(*flags, tmp_path / "whole")[0] == run(*flags, tmp_path / "run", "--resume")[0] == 0
     assert same_run(tmp_path / "run", tmp_path / "whole")
@@ -432,10 +463,13 @@ def test_signal_saves_and_stops(run, tmp_path, monkeypatch, number, code):
 def test_more_steps_extend_a_finished_run(run, call, tmp_path):
     assert run("--steps", 6, "--out", tmp_path / "whole")[0] == 0
     assert run("--steps", 4, "--out", tmp_path / "run")[0] == 0
-    assert call(gm.main, "--resume", tmp_path / "run/last.pt", "--gpu", -1, "--steps", 6)[0] == 0
+    resume = gm.main, "--resume", tmp_path / "run/last.pt", "--gpu", -1, "--steps"
+    assert refused(call(*resume, 3), "--steps 3 is too few", "step 4")
+    assert call(*resume, 6)[0] == 0
     for name in ("G", "D", "opt_g", "opt_d"):
         assert same(state(tmp_path / "run")[name], state(tmp_path / "whole")[name])
-    assert (tmp_path / "run/log.csv").read_text() == (tmp_path / "whole/log.csv").read_text()
+    assert (tmp_path / "run/results.csv").read_text() == (tmp_path / "whole/results.csv").read_text()
+    assert same(state(tmp_path / "run")["log"]["values"], state(tmp_path / "whole")["log"]["values"])
 
 
 def test_checkpoint_goes_on_elsewhere(run, tmp_path):
@@ -487,7 +521,7 @@ def test_default_run_directory(run, tmp_path):
 
 BAD = "--modes 1|--radius 0|--std 0|--std nan|--lr-g -1|--seeds 0|--steps 0|--measure-every 0|--z-dim 0"
 BAD += "|--seed -1|--modes 8 --layout grid|--losses ls,mse|--losses ls,|--updates both|--steps many|--step 3"
-BAD += "|--gpu 99|--gpu -2|extra"
+BAD += "|--gpu 99|--gpu -2|--beta1 1|--beta1 nan|extra"
 
 
 @pytest.mark.parametrize("flags", BAD.split("|"))
@@ -538,7 +572,7 @@ def test_disk_full_while_saving(run, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        at_call(patch, os, "fsync", 5, full)
+        at_call(patch, os, "fsync", 3, full)
         assert refused(run("--steps", 8, "--out", tmp_path / "run"), "No space left")
     assert state(tmp_path / "run")["step"] == 2
     assert run("--steps", 8, "--out", tmp_path / "run", "--resume")[0] == 0
