@@ -24,6 +24,15 @@ def functions(script):
     return {name: text.replace("runs.write_file", "write_file") for name, text in found.items()}
 
 
+def constants(script):
+    """{first name: text} of the assignments at the top level."""
+    source = (ROOT / f"{script}.py").read_text()
+    found = [n for n in ast.parse(source).body if isinstance(n, ast.Assign)]
+    return {
+        ast.unparse(n.targets[0]).strip("(").split(",")[0]: ast.get_source_segment(source, n) for n in found
+    }
+
+
 def flags(script, monkeypatch):
     """{flag: (help, default)} of a script's command line."""
     found = {}
@@ -120,21 +129,45 @@ def test_script_runs_alone_in_an_empty_folder(script, tmp_path):
     assert list(tmp_path.glob("runs/*/*")), done.stdout
 
 
-@pytest.mark.parametrize("script", [s for s in SCRIPTS if s.startswith("lsgan")])
-def test_networks_and_loss_paste_into_a_fresh_file(script, tmp_path):
-    parts = functions(script)
-    pasted = ["Generator", "Discriminator", "discriminator_loss", "generator_loss"]
-    imports = "import torch\nimport torch.nn.functional as F\nfrom torch import Tensor, nn\n"
-    chars = script == "lsgan_cond_chars"
-    step = f"""
-G = Generator(width=8{", classes=3" if chars else ", size=32, z_dim=8"})
-D = Discriminator(width=8{", classes=3" if chars else ", size=32"})
-y = {"[torch.arange(3).repeat(2)]" if chars else "[]"}
-z = torch.rand(6, {1024 if chars else 8}) * 2 - 1
+PICTURES = (
+    "discriminator_loss generator_loss",
+    """
+G, D, z, y = Generator(32, 8, 9), Discriminator(32, 8), torch.rand(6, 9), []
+""",
+)
+PASTED = {  # what goes along with the networks, and how they are made
+    "lsgan_scenes": PICTURES,
+    "stability_grid": PICTURES,
+    "lsgan_cond_chars": (
+        "discriminator_loss generator_loss",
+        """
+G, D, z, y = Generator(3, 8), Discriminator(3, 8), torch.rand(6, 1024), [torch.arange(3).repeat(2)]
+""",
+    ),
+    "gaussian_mixture": (
+        "LOSSES INIT_G rng torch_rng Linear gan_loss",
+        """
+G, D, z, y = Generator(), Discriminator(), torch.rand(1, 6, 256), []
+def discriminator_loss(d_real, d_fake): return gan_loss(d_real[0], d_fake[0])[0]
+def generator_loss(d_fake): return gan_loss(d_fake[0], d_fake[0])[1]
+""",
+    ),
+}
+IMPORTS = """
+import numpy as np, torch, torch.nn.functional as F
+from torch import Tensor, nn
+"""
+STEP = """
 fake = G(z, *y)
 loss = discriminator_loss(D(torch.rand_like(fake), *y), D(fake.detach(), *y)) + generator_loss(D(fake, *y))
-loss.backward()
+loss.sum().backward()
 assert all(p.grad is not None for p in (*G.parameters(), *D.parameters()))
 """
-    namespace = {}
-    exec("\n\n".join([imports, *(parts[name] for name in pasted), step]), namespace)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_networks_and_loss_paste_into_a_fresh_file(script):
+    names, made = PASTED[script]
+    parts = functions(script) | constants(script)
+    pasted = [parts[name] for name in [*names.split(), "Generator", "Discriminator"]]
+    exec("\n\n".join([IMPORTS, *pasted, made, STEP]), {})
