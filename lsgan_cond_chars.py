@@ -1,6 +1,6 @@
 """Conditional LSGAN on Chinese characters: the networks of Figure 4 trained with Equation 10 (Figure 9).
 
-    python lsgan_cond_chars.py --classes 20 --width 64 --steps 1500   # toy strokes, minutes on a laptop
+    python lsgan_cond_chars.py --classes 20 --width 32 --batch-size 32 --lr 5e-4 --steps 4000  # toys, minutes
     python lsgan_cond_chars.py --data hwdb1.0 --gpu 0                 # the paper's run; --resume goes on
     python lsgan_cond_chars.py --sample runs/lsgan_cond_chars-hwdb1.0-ls-seed0/last.pt --text 永和九年 --n 4
     torchrun --nproc-per-node 8 lsgan_cond_chars.py --data hwdb1.0    # the same run on eight GPUs
@@ -77,6 +77,8 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Name
             fail(f"--{name.replace('_', '-')} must be at least {least}")
     if not args.beta1 < 1:
         fail("--beta1 must be less than 1")
+    if args.text is not None and not (args.text and args.sample):
+        fail("--text needs a character or more, and the checkpoint that is to write them: --sample FILE")
     for name, value in (saved or {}).items():
         free = ("steps", "workers", "compile", "log_every", "sample_every", "save_every", "keep_every")
         if getattr(args, name) != value and name not in free and not (args.sample and name == "seed"):
@@ -242,9 +244,8 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
 def sample(args: Namespace) -> None:
     """--sample: samples.npy, uint8 [n, 28, 28, 1], labels.npy, int64 [n], and the first 64 as grid.png."""
     out, table, text = Path(args.out), args.table, args.text or ""
-    for name in ("samples.npy", "labels.npy", "grid.png"):
-        if (out / name).exists():
-            fail(f"{out / name} exists; --out FOLDER writes elsewhere")
+    if old := [name for name in ("samples.npy", "labels.npy", "grid.png") if (out / name).exists()]:
+        fail(f"{out / old[0]} exists; --out FOLDER writes elsewhere")
     if unknown := "".join(c for c in text if c not in table):
         fail(f"--text: {unknown!r} not among the {len(table)} classes of {args.sample}")
     labels = [table.index(c) for c in text] or rng(args.seed, CLASSES, 0).permutation(len(table))
@@ -252,16 +253,15 @@ def sample(args: Namespace) -> None:
     G = Generator(len(table), args.width, args.z_dim)
     load_checkpoint(args.sample, {"G": G})
     G.to(device := pick_device(args.gpu))
-    pictures = torch.empty(*y.shape, 28, 28, 1, dtype=torch.uint8)
+    rows = []
     for i in tqdm(range(0, args.n, 64), unit_scale=64, unit=" images", disable=None):
         z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64)[: args.n - i].to(device)
-        for k in range(y.shape[1]):
-            pictures[i : i + 64, k] = generate(G, z, y[i : i + 64, k].to(device))
+        rows.append(torch.stack([generate(G, z, column.to(device)) for column in y[i : i + 64].T], 1))
     out.mkdir(parents=True, exist_ok=True)
-    for name, array in (("samples.npy", pictures.flatten(0, 1)), ("labels.npy", y.flatten())):
+    for name, array in (("samples.npy", torch.cat(rows).flatten(0, 1)), ("labels.npy", y.flatten())):
         with runs.write_file(out / name) as file:
             np.save(file, array.numpy())
-    save_grid(pictures[:64].flatten(0, 1), out / "grid.png", columns=len(text) or 8)
+    save_grid(rows[0].flatten(0, 1), out / "grid.png", columns=len(text) or 8)
     print(f"wrote {out / 'samples.npy'} ({y.numel()} pictures), labels.npy and grid.png")
 
 
@@ -305,6 +305,7 @@ def train(args: Namespace) -> None:
     if size % world or not 2 * world <= size <= n:
         fail(f"--batch-size {size}: each of {world} processes needs as many, at least 2, of {n} pictures")
     share = slice(rank * size // world, (rank + 1) * size // world)
+    shown, shown_y = dataset[rng(args.seed, CLASSES, 0).integers(n, size=64)]
 
     G, D = Generator(classes, args.width, args.z_dim), Discriminator(classes, args.width)
     for net, stream in ((G, INIT_G), (D, INIT_D)):
@@ -339,7 +340,6 @@ def train(args: Namespace) -> None:
         (out / "log.csv").write_text("".join(log))
         print(f"{out}: {n} pictures, from step {step} to {args.steps} on {world} x {device}")
         print("d_loss, g_loss: least squares balances at 0.25, 0.125; d_real, d_fake: mean D(x), D(G(z))")
-    shown, shown_y = dataset[rng(args.seed, CLASSES, 0).integers(len(dataset), size=64)]
     loader = runs.load_batches(dataset, args.batch_size, args.seed, step, args.steps, share, args.workers)
     bar = tqdm(total=args.steps, initial=step, unit=" steps", disable=rank > 0 or None)
     before, then = step, time.perf_counter()

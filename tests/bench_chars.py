@@ -15,11 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from test_chars import obvious_d, obvious_step  # noqa: E402
+import torch
+import torch.nn.functional as F
+from test_chars import obvious_d, obvious_step
 
-import lsgan_cond_chars as chars  # noqa: E402
+import lsgan_cond_chars as chars
 
 
 class ObviousD(chars.Discriminator):
@@ -59,10 +59,8 @@ def main():
             step(*nets, real, z, y, **options).cpu()  # waits for the device
             seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
-    print(
-        f"{args.classes} classes, width {args.width}, batch {args.batch_size}, {args.rounds} rounds,", end=" "
-    )
-    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    sizes = f"{args.classes} classes, width {args.width}, batch {args.batch_size}, {args.rounds} rounds"
+    print(f"{sizes}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name, median in medians.items():
         ratio = medians["obvious loop"] / median
         print(f"{name:24} {median:8.4f} s/step {args.batch_size / median:8.1f} images/s {ratio:6.2f}x")

@@ -383,12 +383,6 @@ def test_resume_needs_the_classes_of_the_checkpoint(tmp_path, call):
     assert call(chars.main, *flags, "--steps", 3, "--resume")[0] == 0
 
 
-@pytest.mark.parametrize("flag, value", [("--charset", "all"), ("--classes", 7), ("--fit", "pad")])
-def test_resume_with_other_data_flags_is_refused(trained, call, flag, value):
-    code, _, error = call(chars.main, "--resume", trained, flag, value)
-    assert code == 2 and f"{flag} is " in error and error.count("\n") == 1
-
-
 def test_real_handwriting(real_data, tmp_path, call):
     run = tmp_path / "run"
     flags = "--data", real_data / "hanzi/hwdb1.1_100x100", "--width", 4, "--batch-size", 8, "--gpu", -1

@@ -28,8 +28,9 @@ from PIL import Image
 
 from data import runs
 
-SCRIPTS = {  # the smallest run of each
+SCRIPTS = {  # the smallest run of each, with three steps an epoch
     "lsgan_scenes": "--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 12 --workers 0 --gpu -1",
+    "lsgan_cond_chars": "--classes 2 --width 4 --z-dim 4 --batch-size 64 --workers 0 --gpu -1",
 }
 ROOT = Path(__file__).parent.parent
 EVERY = "--log-every 2 --sample-every 3 --save-every 2".split()
@@ -40,6 +41,15 @@ SERVER.set_forkserver_preload(["torch", "torchvision.utils"])
 @pytest.fixture(params=SCRIPTS)
 def script(request):
     return importlib.import_module(request.param)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+shell = pytest.mark.parametrize(  # torch is imported anew; test_project.py does that with every script, too
+    "script", ["lsgan_scenes", slow("lsgan_cond_chars")], indirect=True
+)
 
 
 @pytest.fixture
@@ -127,7 +137,7 @@ def die():
     ],
 )
 def test_resumed_equals_uninterrupted(script, run, tmp_path, monkeypatch, flags, where, n):
-    flags = *flags.split(), *EVERY, "--steps", 7  # three steps an epoch
+    flags = *flags.split(), *EVERY, "--steps", 7
     assert run(*flags, "--out", tmp_path / "whole")[0] == 0
     with monkeypatch.context() as patch, pytest.raises(Killed):
         at_call(patch, script if where == "train_step" else os, where, n, die)
@@ -177,13 +187,19 @@ def test_other_settings_of_a_resumed_run_change_nothing(run, tmp_path):
         assert same(state(tmp_path / "run")[name], state(tmp_path / "whole")[name])
 
 
-CHANGES = (
-    "--size 32|--width 4|--z-dim 8|--loss sigmoid|--a -1|--b 2|--c 0|--lr 1e-4|--beta1 0.9|--batch-size 2"
+CHANGES = "--width 8|--z-dim 8|--loss sigmoid|--a -1|--b 2|--c 0|--lr 1e-5|--beta1 0.9|--batch-size 2"
+CHANGES += "|--seed 1|--amp|--data others"
+OWN_CHANGES = {
+    "lsgan_scenes": "--size 32|--fit crop|--limit 4",
+    "lsgan_cond_chars": "--classes 3|--fit pad|--charset all",
+}
+
+
+@pytest.mark.parametrize(
+    "script, change",
+    [(name, change) for name in SCRIPTS for change in f"{CHANGES}|{OWN_CHANGES[name]}".split("|")],
+    indirect=["script"],
 )
-CHANGES += "|--seed 1|--amp|--data cifar10|--fit crop|--limit 4"
-
-
-@pytest.mark.parametrize("change", CHANGES.split("|"))
 def test_resume_contradicted(script, call, tmp_path, change):
     run = tmp_path / "run"
     call(script.main, *SCRIPTS[script.__name__].split(), "--steps", 0, "--out", run)
@@ -206,7 +222,8 @@ def test_run_directory_in_use(script, run, tmp_path):
 
 def test_default_run_directory(script, run, tmp_path):
     assert run("--steps", 1, "--seed", 3)[0] == 0
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"{script.__name__}-rooms-ls-seed3"]
+    data = script.parse_args([]).data
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"{script.__name__}-{data}-ls-seed3"]
     assert run("--steps", 2, "--seed", 3, "--resume")[0] == 0
 
 
@@ -214,6 +231,7 @@ def test_default_run_directory(script, run, tmp_path):
 def child(name, flags, output, environment, record):
     """In a process of its own, the leader of its group: a command line whose output goes to a file."""
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of data workers: not another server
     os.environ.update(environment)
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1)
@@ -283,7 +301,10 @@ def finish(*processes):
     return [process.exitcode for process in processes]
 
 
-@pytest.mark.parametrize("seed", [0, 3, *(pytest.param(k, marks=pytest.mark.slow) for k in range(4, 24))])
+KILLS = [("lsgan_scenes", 3), ("lsgan_cond_chars", 0), *(slow(s, k) for s in SCRIPTS for k in range(4, 24))]
+
+
+@pytest.mark.parametrize("script, seed", KILLS, indirect=["script"])
 def test_killed_at_a_random_moment(script, run, tmp_path, seed):
     moment = random.Random(seed)
     flags = ("--workers 0", "--workers 2")[seed % 2], ("--no-amp", "--amp")[seed // 2 % 2]
@@ -372,6 +393,7 @@ def test_two_processes(script, run, tmp_path):
         assert same(weights, other_weights)  # the same weights at every step
 
 
+@shell
 def test_torchrun(script, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--master-addr", "127.0.0.1", "--master-port", free_port(), ROOT / f"{script.__name__}.py"]
@@ -467,9 +489,6 @@ def test_file_size_limit_reached_while_saving(script, run, tmp_path):
 BAD_FLAGS = [
     ("--gpu 99", "there is no GPU 99", "--gpu -1"),
     ("--gpu -2", "there is no GPU -2", "--gpu -1"),
-    ("--size 40", "multiple of 16", "40"),
-    ("--size 0", "--size must be at least 1"),
-    ("--batch-size 13", "--batch-size 13", "12 pictures"),
     ("--batch-size 0", "--batch-size must be at least"),
     ("--batch-size 1", "--batch-size"),
     ("--lr nan", "--lr"),
@@ -481,21 +500,44 @@ BAD_FLAGS = [
     ("--log-every 0", "--log-every"),
     ("--steps 1e6", "--steps", "1e6"),
     ("--loss hinge", "--loss", "hinge"),
-    ("--fit pad", "--fit", "pad"),
-    ("--lim 3", "--lim"),
+    ("--fit stretch", "--fit", "stretch"),
+    ("--z 3", "--z 3"),
+    ("--n 0", "--n must be at least 1"),
     ("--resume", "there is no checkpoint", "run/last.pt"),
     ("--resume nowhere.pt", "there is no checkpoint nowhere.pt"),
     ("--sample nowhere.pt", "there is no checkpoint nowhere.pt"),
-    ("--data nowhere/bedroom", "nowhere/bedroom", "nowhere/bedroom_train_lmdb"),
 ]
+OWN_BAD_FLAGS = {
+    "lsgan_scenes": [
+        ("--size 40", "multiple of 16", "40"),
+        ("--size 0", "--size must be at least 1"),
+        ("--limit -1", "--limit must be at least 0"),
+        ("--batch-size 13", "--batch-size 13", "12 pictures"),
+        ("--data nowhere/bedroom", "nowhere/bedroom", "nowhere/bedroom_train_lmdb"),
+    ],
+    "lsgan_cond_chars": [
+        ("--classes -1", "--classes must be at least 0"),
+        ("--classes 3741", "3,740 classes at most", "3741"),
+        ("--charset big5", "--charset", "big5"),
+        ("--text 永", "--text", "--sample"),
+        ("--text= --sample nowhere.pt", "--text", "a character"),
+        ("--batch-size 201", "--batch-size 201", "200 pictures"),
+        ("--data nowhere/hwdb1.0", "nowhere/hwdb1.0", "python -m data.download hwdb1.0"),
+    ],
+}
 
 
-@pytest.mark.parametrize("flags, words", [(flags, words) for flags, *words in BAD_FLAGS])
+@pytest.mark.parametrize(
+    "script, flags, words",
+    [(name, flags, words) for name in SCRIPTS for flags, *words in BAD_FLAGS + OWN_BAD_FLAGS[name]],
+    indirect=["script"],
+)
 def test_bad_flag(script, run, tmp_path, flags, words):
     assert refused(script, run("--out", tmp_path / "run", *flags.split()), *words)
     assert not contents(tmp_path)
 
 
+@shell
 def test_bad_input_from_the_shell(script, tmp_path):
     command = [sys.executable, ROOT / f"{script.__name__}.py", "--data", "nowhere", "--out", tmp_path / "run"]
     done = subprocess.run([*command, "--gpu", "-1"], capture_output=True, text=True, timeout=300)
@@ -562,7 +604,7 @@ def test_bad_checkpoint(script, run, tmp_path, damage, flag):
     assert contents(tmp_path) == before
 
 
-# ---------------------------------------------------------------- bad pictures
+# ---------------------------------------------------------------- bad data
 def png(path, value, cut=0):
     Image.fromarray(np.random.default_rng(value).integers(0, 256, (20, 20, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[: -cut or None])
@@ -582,12 +624,13 @@ BAD_DATA = {
     "LMDB without pictures": lambda data: make_lmdb(data, [b"no picture"] * 20),
     "no LMDB": lambda data: (data / "data.mdb").write_bytes(random.Random(0).randbytes(20_000)),
     "empty file as LMDB": lambda data: (data / "data.mdb").write_bytes(b""),
+    "damaged .gnt file": lambda data: (data / "001.gnt").write_bytes(b"no characters"),
+    "folder of a class": lambda data: (data / "永").mkdir() or (data / "永/1.png").write_text("no picture"),
 }
 
 
 @pytest.mark.parametrize("damage", BAD_DATA)
-def test_bad_pictures(run, tmp_path, damage):
-    script = importlib.import_module("lsgan_scenes")
+def test_bad_data(script, run, tmp_path, damage):
     data = tmp_path / "data"
     data.mkdir()
     BAD_DATA[damage](data)
@@ -597,7 +640,7 @@ def test_bad_pictures(run, tmp_path, damage):
     assert {**after, data / "lock.mdb": 0} == {**before, data / "lock.mdb": 0}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("script, workers", [("lsgan_scenes", 0), ("lsgan_scenes", 2)], indirect=["script"])
 def test_truncated_pictures_are_replaced(run, tmp_path, workers):
     (tmp_path / "data").mkdir()
     for i in range(6):

@@ -1,0 +1,96 @@
+"""What generated characters add to a few real ones: the paper proposes such a generator as a benchmark.
+
+    OMP_NUM_THREADS=1 python tests/bench_few.py runs/.../last.pt [--data hwdb1.0] [--real 1 2 5] [--gpu 0]
+
+A classifier sees --real characters of each class, of training writers, and then the same ones and generated
+ones in equal parts, in as many steps of the same batch size. Printed: its accuracy on characters of held-out
+writers, the mean over seeds and their range. The generator has itself seen all training writers: this asks
+whether its samples carry what the few real ones lack, and not whether a GAN saves collecting characters.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import lsgan_cond_chars as chars
+from data.characters import open_characters
+from data.extractors import Labelled, Network, count_hits, features, fetch
+
+
+def draw_generated(checkpoint, saved, n, device):
+    """n generated characters of every class."""
+    classes = len(saved["table"])
+    G = chars.Generator(classes, saved["width"], saved["z_dim"])
+    chars.load_checkpoint(checkpoint, {"G": G.to(device)})
+    labels, pictures = np.arange(classes).repeat(n), []
+    for i, y in enumerate(torch.from_numpy(labels).split(64)):
+        z = chars.noise(64, saved["z_dim"], 0, chars.SAMPLE, i)[: len(y)]
+        pictures.append(chars.generate(G, z.to(device), y.to(device))[..., 0])
+    return Labelled(torch.cat(pictures).numpy(), labels)
+
+
+def draw_real(data, n, seed):
+    """n characters of every class, or all there are; of the same seed, more contain fewer."""
+    order = np.random.default_rng(seed).permutation(len(data.labels))
+    rows = np.concatenate([order[data.labels[order] == y][:n] for y in range(len(data.table))])
+    return Labelled(data.pictures[rows], data.labels[rows])
+
+
+def train(parts, classes, steps, seed, device):
+    """data.extractors' classifier; a batch has equally many pictures of each part."""
+    random, net = np.random.default_rng(seed), Network(28, 128, classes, seed).to(device)
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
+    for _ in range(steps):
+        drawn = [random.integers(len(part.labels), size=64 // len(parts)) for part in parts]
+        x = torch.cat([fetch(part.pictures, rows, device) for part, rows in zip(parts, drawn)])
+        y = np.concatenate([part.labels[rows] for part, rows in zip(parts, drawn)])
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            logits = net.head(net(x.roll(tuple(random.integers(-1, 2, size=2)), (2, 3)))).float()
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(y).to(device), label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return net
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("checkpoint")
+    parser.add_argument("--data", help="unset: as in the checkpoint")
+    parser.add_argument("--real", type=int, nargs="+", default=[1, 2, 5, 10, 20, 80])
+    for flag, default in (("generated", 100), ("steps", 400), ("seeds", 2), ("gpu", -1)):
+        parser.add_argument(f"--{flag}", type=int, default=default)
+    args = parser.parse_args()
+    device, saved = chars.pick_device(args.gpu), chars.load_checkpoint(args.checkpoint, {})["args"]
+    settings = args.data or saved["data"], saved["charset"], saved["classes"] or None, saved["fit"]
+    data, test = (open_characters(*settings, split) for split in ("train", "test"))
+    if data.table != saved["table"]:
+        sys.exit("these are not the classes of the checkpoint")
+    generated = draw_generated(args.checkpoint, saved, args.generated, device)
+    print(
+        f"{len(data.table)} classes, {args.generated} generated each, {args.steps} steps, {args.seeds} seeds"
+    )
+    print("| real, a class | accuracy with these alone | with generated ones |\n|---|---|---|")
+    for n in args.real:
+        found = {False: [], True: []}
+        for seed in tqdm(range(args.seeds), leave=False, disable=None):
+            real = draw_real(data, n, seed)
+            for both, shares in found.items():
+                parts = [real, generated] if both else [real]
+                net = train(parts, len(data.table), args.steps, seed, device)
+                hits = count_hits(net, features(test.pictures, net, device), test.labels)
+                shares.append(hits / len(test.labels))
+        cells = (f"{np.mean(s):.1%} ({min(s):.1%} to {max(s):.1%})" for s in found.values())
+        print(f"| {n}", *cells, sep=" | ", end=" |\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
