@@ -246,9 +246,8 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
 def sample(args: Namespace) -> None:
     """--sample: samples.npy, uint8 [n, size, size, 3], and the first 64 pictures as grid.png."""
     out = Path(args.out)
-    for name in ("samples.npy", "grid.png"):
-        if (out / name).exists():
-            fail(f"{out / name} exists; --out FOLDER writes elsewhere")
+    if old := [name for name in ("samples.npy", "grid.png") if (out / name).exists()]:
+        fail(f"{out / old[0]} exists; --out FOLDER writes elsewhere")
     G = Generator(args.size, args.width, args.z_dim)
     load_checkpoint(args.sample, {"G": G})
     G.to(device := pick_device(args.gpu))
@@ -334,7 +333,6 @@ def train(args: Namespace) -> None:
         (out / "log.csv").write_text("".join(log))
         print(f"{out}: {n} pictures, from step {step} to {args.steps} on {world} x {device}")
         print("d_loss, g_loss: least squares balances at 0.25, 0.125; d_real, d_fake: mean D(x), D(G(z))")
-
     loader = runs.load_batches(dataset, args.batch_size, args.seed, step, args.steps, share, args.workers)
     bar = tqdm(total=args.steps, initial=step, unit=" steps", disable=rank > 0 or None)
     before, then = step, time.perf_counter()
