@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Name
     add = parser.add_argument_group("data").add_argument
     add("--data", default="rooms", help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms")
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
-    add("--limit", type=int, default=0, help="use only the first so many pictures; 0: all")
+    add("--limit", type=int, default=0, help="use only so many pictures, spread evenly; 0: all")
     add("--workers", type=int, default=2, help="processes that read data; 0: read in this one")
     add = parser.add_argument_group("model").add_argument
     add("--size", type=int, default=112, help="side of the pictures, a multiple of 16")
@@ -51,9 +51,9 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Name
     add("--b", type=float, default=1.0, help="least squares: D's target for real (1 in Eq. 8)")
     add("--c", type=float, default=1.0, help="least squares: G's target for fake (0 in Eq. 8)")
     add = parser.add_argument_group("optimiser").add_argument
-    add("--lr", type=float, default=1e-3, help="Adam's learning rate, for G and D")
+    add("--lr", type=float, default=1e-3, help="learning rate, for G and D")
     add("--beta1", type=float, default=0.5, help="Adam's first decay rate")
-    add("--batch-size", type=int, default=64, help="pictures a step, over all processes together")
+    add("--batch-size", type=int, default=64, help="pictures a step, whatever the number of processes")
     add("--steps", type=int, default=1_000_000, help="steps in all; a larger value extends a finished run")
     add = parser.add_argument_group("run").add_argument
     add("--seed", type=int, default=0, help="everything random follows from it")
@@ -116,7 +116,7 @@ def pick_device(gpu: int | None) -> torch.device:
 
 
 # ---------------------------------------------------------------- randomness
-INIT_G, INIT_D, Z, GRID, SAMPLE = range(5)  # independent streams; data.load_batches has its own
+INIT_G, INIT_D, Z, GRID, SAMPLE = range(5)  # independent streams; runs.load_batches has its own
 
 
 def rng(seed: int, stream: int, step: int) -> np.random.Generator:
@@ -332,7 +332,7 @@ def train(args: Namespace) -> None:
         (out / "args.json").write_text(json.dumps(kept, indent=1))
         (out / "log.csv").write_text("".join(log))
         print(f"{out}: {n} pictures, from step {step} to {args.steps} on {world} x {device}")
-        print("d_loss, g_loss: least squares balances at 0.25, 0.125; d_real, d_fake: mean D(x), D(G(z))")
+        print("d_loss, g_loss: 0/1/1 balances at 0.25, 0.125; d_real, d_fake: mean D, of sigmoid sigmoid(D)")
     loader = runs.load_batches(dataset, args.batch_size, args.seed, step, args.steps, share, args.workers)
     bar = tqdm(total=args.steps, initial=step, unit=" steps", disable=rank > 0 or None)
     before, then = step, time.perf_counter()

@@ -9,8 +9,7 @@ Settings: bn_g has no batch normalization in G, bn_gd in neither network, bn has
 figure7.png, results.csv (a row for each setting, optimizer, loss and seed: a cell), and a folder for each.
 
 Differences from the authors' code: losses are means over the batch; where theirs are sums, RMSProp makes up
-for it. bn_gd with RMSProp: theirs took ls-110, though the paper says ls. SAME padding is TensorFlow's turned
-by 180 degrees, equivalent as initial weights are i.i.d. Everything random is seeded.
+for it. bn_gd with RMSProp: theirs took ls-110, though the paper says ls. Everything random is seeded.
 """
 
 import json
@@ -52,7 +51,7 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Name
     add = parser.add_argument_group("data").add_argument
     add("--data", default="rooms", help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms")
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
-    add("--limit", type=int, default=0, help="use only the first so many pictures; 0: all")
+    add("--limit", type=int, default=0, help="use only so many pictures, spread evenly; 0: all")
     add("--workers", type=int, default=2, help="processes that read data; 0: read in this one")
     add = parser.add_argument_group("grid").add_argument
     add("--settings", default="bn_g,bn_gd", help=f"any of {','.join(SETTINGS)}")
@@ -67,9 +66,9 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Name
     add("--z-dim", type=int, default=1024, help="dimension of the noise z")
     add = parser.add_argument_group("optimiser").add_argument
     add("--rmsprop", choices=["tf", "torch"], default="tf", help="TensorFlow's RMSProp, or PyTorch's")
-    add("--lr", type=float, default=2e-4, help="Adam's learning rate, for G and D")
+    add("--lr", type=float, default=2e-4, help="learning rate, for G and D")
     add("--beta1", type=float, default=0.5, help="Adam's first decay rate")
-    add("--batch-size", type=int, default=64, help="pictures a step, over all processes together")
+    add("--batch-size", type=int, default=64, help="pictures a step, whatever the number of processes")
     add("--steps", type=int, default=20_000, help="steps in all; a larger value extends a finished run")
     add = parser.add_argument_group("run").add_argument
     add("--seed", type=int, default=0, help="everything random follows from it")
@@ -77,7 +76,7 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Name
     add("--out", help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
     add("--resume", nargs="?", const=True, metavar="FILE", help="go on from the run's last.pt, or FILE")
     add("--sample-every", type=int, default=1000, help="steps between grids in samples/")
-    if "--quick" in (argv or sys.argv):
+    if "--quick" in (sys.argv if argv is None else argv):
         parser.set_defaults(**QUICK)
     args = parser.parse_args(argv, Namespace(**(saved or {})))
 
@@ -87,7 +86,7 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Name
         if not getattr(args, name) >= least:
             fail(f"--{name.replace('_', '-')} must be at least {least}")
     if args.size % 16:
-        fail(f"--size must be a multiple of 16, as D halves it four times; {args.size} is not")
+        fail(f"--size must be a multiple of 16; {args.size} is not")
     for name, known in ("settings", SETTINGS), ("optimizers", ("adam", "rmsprop")), ("losses", LOSSES):
         if not set(getattr(args, name).split(",")) <= set(known):
             fail(f"--{name} {getattr(args, name)}: each must be one of {', '.join(known)}")
@@ -128,7 +127,7 @@ def pick_device(gpu: int | None) -> torch.device:
 
 
 # ---------------------------------------------------------------- randomness
-INIT_G, INIT_D, Z, GRID = range(4)  # independent streams; data.load_batches has its own
+INIT_G, INIT_D, Z, GRID = range(4)  # independent streams; runs.load_batches has its own
 
 
 def rng(seed: int, stream: int, step: int) -> np.random.Generator:
@@ -297,6 +296,8 @@ def start_cell(cell: tuple, args: Namespace, device: torch.device) -> Namespace:
     if (path := folder(args.out, cell) / "cell.pt").exists():
         checkpoint = load_checkpoint(path, run.state)
         run.step, run.log = checkpoint["step"], checkpoint["log"]
+        if run.step > args.steps:
+            fail(f"--steps {args.steps} lies behind step {run.step} of {path}")
     return run
 
 
@@ -314,7 +315,6 @@ def train_cells(cells: list[tuple], args: Namespace, dataset, judge: Judge, devi
         for cell, run in due.items():
             run.losses = train_step(*run.state.values(), real, z, *LOSSES[cell[2]])
             run.step = step
-
         draws = step % args.sample_every == 0 or step == args.steps
         for cell, run in due.items() if draws or stop else ():  # nothing up to here waits for the device
             G, D, path = run.state["G"], run.state["D"], folder(args.out, cell)
@@ -347,7 +347,6 @@ def train(args: Namespace) -> None:
     dataset = open_images(args.data, args.size, args.fit, args.limit or None)
     if args.batch_size > len(dataset):
         fail(f"--batch-size {args.batch_size} is larger than the data: {len(dataset)} pictures")
-
     if rank > 0:
         dist.barrier()  # rank 0 comes first: it trains the classifier and makes the run directory
     judge = Judge(dataset, args.data, args.extractor, device)
@@ -387,10 +386,12 @@ def main(argv: list[str] | None = None) -> None:
         if args.resume:
             args = parse_args(argv, saved=load_checkpoint(args.resume, {})["args"])
         train(args)
+    except KeyboardInterrupt:  # outside the training loop, which saves first
+        sys.exit(130)
     except (DataError, OSError) as error:
         fail(str(error).splitlines()[-1])  # a data worker's error comes with its traceback
     except (MemoryError, RuntimeError) as error:
-        if "memory" not in str(error) and not isinstance(error, MemoryError):
+        if not any(words in repr(error) for words in ("MemoryError", "can't allocate memory")):
             raise
         fail("out of memory: lower --batch-size or --width, or train fewer --settings or --losses at a time")
 

@@ -1,7 +1,7 @@
 """Feature extractors for data.score, each with a `title` to stand beside every figure made with it.
 
 `inception`: torch-fidelity's, downloaded. `classifier`: a small network trained here on the labels of the
-data (10 classes take minutes on a CPU, 3,740 hours) and kept beside them. `random`: that network untrained.
+data (minutes on a CPU; hours for 3,740 classes) and kept beside them. `random`: that network untrained.
 """
 
 import os
@@ -124,8 +124,10 @@ def load_classifier(train: Labelled, test: Labelled, spec: str, seed=0, device: 
 
 def halves(dataset: Dataset) -> tuple[Labelled, Labelled]:
     """open_images' pictures and labels -> four fifths to train a classifier on, and one fifth held out."""
-    if dataset.labels is None or len(dataset) < 5:
-        raise DataError("the classifier needs labelled pictures, 5 or more: use --extractor random")
+    if dataset.labels is None or not dataset.labels.any() or len(dataset) < 5:
+        raise DataError(
+            "the classifier needs labelled pictures, 5 or more of 2 classes: use --extractor random"
+        )
     fifth = np.arange(len(dataset)) % 5 == 4
     rows = np.flatnonzero(~fifth), np.flatnonzero(fifth)
     return tuple(Labelled(Subset(dataset, part), dataset.labels[part]) for part in rows)

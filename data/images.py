@@ -29,7 +29,7 @@ def open_images(spec: str, size: int, fit: str = "squash", limit: int | None = N
         array, problem = list_array(path, size), None
         if source and source.fingerprint != array.fingerprint:
             problem = "the pictures have changed since it was made"
-        elif array.limit not in (None, limit):
+        elif source and array.limit not in (None, limit):
             problem = f"it holds {array.limit:,} pictures only"
         again = f"to make it again: rm {path}; python -m data.prepare {spec} --size {size} --fit {fit}"
         print(
@@ -53,7 +53,7 @@ class Images(torch.utils.data.Dataset):
     """Pictures that are read when asked for; see open_images.
 
     labels: int64 [n], and classes: the sorted names, if every key or path is CLASS/..., else None.
-    replaced: how many did not decode in this process; for each the next one that does stood in.
+    bad: the places of those that did not decode in this process; the next one that does stood in.
     """
 
     def __init__(self, source: Source, size: int, fit: str, limit: int | None = None):
@@ -73,10 +73,6 @@ class Images(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.keys)
-
-    @property
-    def replaced(self) -> int:
-        return len(self.bad)
 
     def __getitem__(self, indices) -> torch.Tensor:
         batch = np.empty((len(indices), self.size, self.size, 3), np.uint8)

@@ -120,6 +120,8 @@ def main(argv: list[str] | None = None) -> None:
     add("--workers", type=int, default=os.cpu_count(), help="processes that read")
     add("--out", help="another .npy file than the one that the scripts find")
     args = parser.parse_args(argv)
+    if args.workers < 0:
+        parser.error("--workers must be at least 0")
     with one_line_errors(parser, AGAIN):
         prepare(**vars(args))
 

@@ -121,14 +121,14 @@ def main(argv: list[str] | None = None) -> None:
     add("--extractor", choices=["inception", "classifier", "random"], required=True, help="of the features")
     add("--fit", default="squash", help="as given to the script")
     add("--limit", type=int, default=0, help="use so many real pictures, spread evenly; 0: all")
-    add("--classes", type=int, help="characters: as given to the script")
+    add("--classes", type=int, default=0, help="characters: as given to the script")
     add("--charset", default="level1", help="characters: as given to the script")
     args = parser.parse_args(argv)
     device, reading = "cuda" if torch.cuda.is_available() else "cpu", {}
     with one_line_errors(parser, "nothing was written"):
         samples = load_samples(args.samples)
         if samples.ndim == 3:
-            settings = args.data, args.charset, args.classes, args.fit
+            settings = args.data, args.charset, args.classes or None, args.fit
             train, test = (open_characters(*settings, split) for split in ("train", "test"))
             labels = Path(args.samples).with_name("labels.npy")
             labels = load_labels(labels, len(samples), len(train.table))

@@ -100,7 +100,7 @@ def list_lmdb(folder: Path) -> Source:
         mine = cache.with_suffix(f".{os.getpid()}")  # the processes of torchrun come here at once
         with write_file(mine) as out:
             np.save(out, keys)
-        mine.rename(cache)
+        os.replace(mine, cache)
     except OSError as error:
         print(f"data: the list of {entries:,} keys is not kept: {error}", file=sys.stderr)
     return Source("lmdb", folder, keys, digest.hexdigest())

@@ -28,13 +28,13 @@ PAPER = {  # section 4.2, judged by eye: least squares, sigmoid
 
 
 def verdict(fid: float, diversity: float, real: float, untrained: float) -> str:
-    """The rule, fixed before the runs. Height is the logarithm of a cell's FID, on a scale from 0 for other
+    """The rule. Height is the logarithm of a cell's FID, on a scale from 0 for other
     real pictures to 1 for an untrained generator. Below 0.3 a cell has learned, below 0.6 it is degraded;
     above, or if anything is not finite, it has diverged (noise lies at 0.65 or higher). Below 0.95 it has
     collapsed instead if its diversity is below 0.5: its pictures differ, root mean square, less than half as
     much as real ones.
     """
-    height = math.log(fid / real) / math.log(untrained / real)
+    height = math.log(max(fid, 1e-9) / real) / math.log(untrained / real)
     if height < 0.95 and diversity < 0.5:
         return "collapsed"
     return "learned" if height < 0.3 else "degraded" if height < 0.6 else "diverged"
@@ -45,11 +45,11 @@ class Judge:
 
     kind: of extractor, a name in FEATURES; None: classifier if the data have labels, else random. Of 2 n real
     pictures, spread over the dataset, one half is what others are compared with, the other half's FID is
-    `real`. `untrained`, the FID of an untrained generator, is for the caller to set.
+    `real`. For the caller to set: `untrained`, the FID of an untrained generator.
     """
 
     def __init__(self, dataset, spec: str, kind: str | None = None, device: torch.device | str = "cpu"):
-        kind = kind or ("random" if dataset.labels is None else "classifier")
+        kind = kind or ("random" if dataset.labels is None or not dataset.labels.any() else "classifier")
         if len(dataset) < (least := 8 * FEATURES[kind]):
             have = f"{spec} has {len(dataset):,} pictures"
             raise DataError(f"{have}: to judge cells by {FEATURES[kind]:,} {kind} features takes {least:,}")
@@ -60,7 +60,7 @@ class Judge:
         self.device, self.n = device, max(4 * FEATURES[kind], min(len(dataset) // 2, 512))
         some = np.linspace(0, len(dataset) - 1, 2 * self.n).astype(int)
         self.features = features(Subset(dataset, some[::2]), self.extractor, device)
-        self.real, self.untrained = self.measure(Subset(dataset, some[1::2]))["FID"], float("nan")
+        self.real = max(self.measure(Subset(dataset, some[1::2]))["FID"], 1e-9)
 
     def measure(self, pictures) -> dict[str, float]:
         """What data.score.compare says of pictures: uint8 [n, H, W, 3], an array, a tensor or a dataset."""

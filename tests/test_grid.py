@@ -579,6 +579,12 @@ def test_run_directory_in_use(run):
     assert contents("out") == before
 
 
+def test_resume_with_fewer_steps_than_a_cell_has_made(run):
+    assert run("--steps 2 --seeds 1")[0] == 0
+    next(Path("out").glob("*/log.csv")).unlink()  # as if stopped before its first measures
+    assert refused(run("--steps 1 --seeds 1 --resume"), "--steps 1", "step 2")
+
+
 CHANGES = "--size 32|--width 4|--z-dim 8|--lr 1e-3|--beta1 0.9|--batch-size 2|--seed 1|--limit 4|--fit crop"
 CHANGES += "|--settings bn|--optimizers adam|--losses ls|--rmsprop torch|--extractor random|--data cifar10"
 
@@ -643,7 +649,7 @@ def test_quick_has_other_defaults_which_flags_override():
 
 def test_labels_choose_the_classifier(monkeypatch):
     class Labelled:
-        labels, size = np.zeros(2000, np.int64), 16
+        labels, size = np.arange(2000) % 2, 16
 
         def __len__(self):
             return 2000

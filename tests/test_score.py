@@ -220,9 +220,10 @@ def test_halves_keep_one_fifth_away_from_training(rooms):
     train, test = halves(Pictures())
     assert len(train.labels) == 16 and test.labels.tolist() == [0, 0, 1, 1]
     assert np.array_equal(test.pictures[np.arange(4)], rooms[[4, 9, 14, 19]])
-    Pictures.labels = None
-    with pytest.raises(DataError, match="labelled pictures"):
-        halves(Pictures())
+    for labels in (None, np.zeros(20, int)):  # one class, a folder in a folder, is none
+        Pictures.labels = labels
+        with pytest.raises(DataError, match="labelled pictures"):
+            halves(Pictures())
 
 
 # ---------------------------------------------------------------- readability
