@@ -1,8 +1,8 @@
 """LSGAN on a mixture of eight Gaussians, many seeds at once: Figure 8 as a table with counts.
 
-    python gaussian_mixture.py --seeds 2 --steps 5000     # a first look, minutes on a laptop
-    python gaussian_mixture.py                            # Figure 8, ten times; an hour or two on one core
-    python gaussian_mixture.py --resume                   # go on where it stopped, or just draw again
+    python gaussian_mixture.py --seeds 2 --steps 5000 --out runs/look   # a first look, minutes on a laptop
+    python gaussian_mixture.py                      # Figure 8, ten times; an hour or two on one core
+    python gaussian_mixture.py --resume             # go on where it stopped, or just draw again
 
 Differences from the authors' code: losses are means over the batch (theirs, but for D's cross entropy, are
 sums; Adam does not notice). All seeds and losses train as one network. Everything random is seeded.
