@@ -125,9 +125,7 @@ def load_classifier(train: Labelled, test: Labelled, spec: str, seed=0, device: 
 def halves(dataset: Dataset) -> tuple[Labelled, Labelled]:
     """open_images' pictures and labels -> four fifths to train a classifier on, and one fifth held out."""
     if dataset.labels is None or not dataset.labels.any() or len(dataset) < 5:
-        raise DataError(
-            "the classifier needs labelled pictures, 5 or more of 2 classes: use --extractor random"
-        )
+        raise DataError("the classifier needs labelled pictures, 5 of 2 classes: use --extractor random")
     fifth = np.arange(len(dataset)) % 5 == 4
     rows = np.flatnonzero(~fifth), np.flatnonzero(fifth)
     return tuple(Labelled(Subset(dataset, part), dataset.labels[part]) for part in rows)
