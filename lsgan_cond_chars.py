@@ -93,7 +93,7 @@ def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Name
 
 def fail(message: object) -> None:
     """Ends the program because of bad input: one line, exit code 2."""
-    print(f"{Path(__file__).name}: error: {message}", file=sys.stderr)
+    print(f"{Path(__file__).name}: error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -537,6 +537,10 @@ def test_bad_flag(script, run, tmp_path, flags, words):
     assert not contents(tmp_path)
 
 
+def test_a_line_break_in_a_name_does_not_break_the_line(script, run):
+    assert refused(script, run("--resume", "no\nwhere.pt"), "there is no checkpoint no where.pt")
+
+
 @shell
 def test_bad_input_from_the_shell(script, tmp_path):
     command = [sys.executable, ROOT / f"{script.__name__}.py", "--data", "nowhere", "--out", tmp_path / "run"]
