@@ -1,8 +1,11 @@
 """Readers and tools for the data of the four scripts: the only thing that the scripts share."""
 
 import contextlib
+import os
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Iterator
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # for data.score: before it imports torch
 
 
 class DataError(Exception):
