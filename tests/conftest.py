@@ -32,3 +32,25 @@ def call(capsys):
         return code or 0, out, err
 
     return call
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def die():
+    raise Killed
+
+
+def at_call(monkeypatch, owner, name, n, action):
+    """Does `action` at the n-th call of owner.name, just before what the call does. Returns the calls."""
+    original, calls = getattr(owner, name), []
+
+    def wrapper(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == n:
+            action()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapper)
+    return calls

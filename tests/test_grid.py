@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Killed, at_call, die
 from torch import nn
 
 import stability_grid as grid
@@ -263,28 +264,6 @@ def test_what_a_run_leaves_behind(run):
 
 
 # ---------------------------------------------------------------- resume
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def at_call(monkeypatch, owner, name, n, action):
-    """Does `action` at the n-th call of owner.name, just before what the call does."""
-    original, calls = getattr(owner, name), []
-
-    def wrapper(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == n:
-            action()
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, wrapper)
-    return calls
-
-
-def die():
-    raise Killed
-
-
 FLAGS = "--steps 4 --sample-every 2 --seeds 2 --losses ls --workers"
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import Killed, at_call, die
 from torch import nn
 
 import gaussian_mixture as gm
@@ -364,27 +365,6 @@ def refused(result, *words):
 
 def contents(folder):
     return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def die():
-    raise Killed
-
-
-def at_call(monkeypatch, owner, name, n, action):
-    """Does `action` at the n-th call of owner.name, just before what the call does."""
-    original, calls = getattr(owner, name), []
-
-    def wrapper(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == n:
-            action()
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, wrapper)
 
 
 def test_results_have_a_row_for_each_loss_and_seed(run, tmp_path):

@@ -24,6 +24,7 @@ import lmdb
 import numpy as np
 import pytest
 import torch
+from conftest import Killed, at_call, die
 from PIL import Image
 
 from data import runs
@@ -106,27 +107,6 @@ def refused(script, result, *words):
 
 
 # ---------------------------------------------------------------- resume
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def at_call(monkeypatch, owner, name, n, action):
-    """Does `action` at the n-th call of owner.name, just before what the call does."""
-    original, calls = getattr(owner, name), []
-
-    def wrapper(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == n:
-            action()
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, wrapper)
-
-
-def die():
-    raise Killed
-
-
 @pytest.mark.parametrize(
     "flags, where, n",
     [
