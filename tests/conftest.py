@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
+import torch
 
 
 @pytest.fixture
@@ -54,3 +55,12 @@ def at_call(monkeypatch, owner, name, n, action):
 
     monkeypatch.setattr(owner, name, wrapper)
     return calls
+
+
+def same(x, y):
+    """Whether two checkpoints, or parts of them, are equal bit for bit."""
+    if isinstance(x, dict):
+        return x.keys() == y.keys() and all(same(x[key], y[key]) for key in x)
+    if isinstance(x, (list, tuple)):
+        return len(x) == len(y) and all(map(same, x, y))
+    return torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Killed, at_call, die
+from conftest import Killed, at_call, die, same
 from torch import nn
 
 import stability_grid as grid
@@ -85,14 +85,6 @@ def same_grid(out, other):
             return False
     rest = [{path: data for path, data in one.items() if path.name != "cell.pt"} for one in pairs]
     return bool(cells) and pairs[0].keys() == pairs[1].keys() and rest[0] == rest[1]
-
-
-def same(x, y):
-    if isinstance(x, dict):
-        return x.keys() == y.keys() and all(same(x[key], y[key]) for key in x)
-    if isinstance(x, (list, tuple)):
-        return len(x) == len(y) and all(map(same, x, y))
-    return torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
 
 
 def refused(result, *words):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Killed, at_call, die
+from conftest import Killed, at_call, die, same
 from torch import nn
 
 import gaussian_mixture as gm
@@ -337,15 +337,6 @@ def test_figures_of_a_run(run, tmp_path):
 # ---------------------------------------------------------------- runs
 def state(folder):
     return torch.load(folder / "last.pt", weights_only=True)
-
-
-def same(x, y):
-    """Whether two checkpoints, or parts of them, are equal bit for bit."""
-    if isinstance(x, dict):
-        return x.keys() == y.keys() and all(same(x[key], y[key]) for key in x)
-    if isinstance(x, (list, tuple)):
-        return len(x) == len(y) and all(map(same, x, y))
-    return torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
 
 
 def same_run(folder, other):

@@ -24,7 +24,7 @@ import lmdb
 import numpy as np
 import pytest
 import torch
-from conftest import Killed, at_call, die
+from conftest import Killed, at_call, die, same
 from PIL import Image
 
 from data import runs
@@ -79,15 +79,6 @@ def state(folder, name="last.pt"):
     checkpoint = torch.load(folder / name, weights_only=True)
     checkpoint["log"] = [row.split(",")[:-2] for row in checkpoint["log"]]
     return checkpoint
-
-
-def same(x, y):
-    """Whether two checkpoints, or parts of them, are equal bit for bit."""
-    if isinstance(x, dict):
-        return x.keys() == y.keys() and all(same(x[key], y[key]) for key in x)
-    if isinstance(x, (list, tuple)):
-        return len(x) == len(y) and all(map(same, x, y))
-    return torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
 
 
 def same_run(folder, other):
