@@ -336,7 +336,7 @@ def train(args: Namespace) -> None:
         runs.start_run(out, args.resume)
         save("last.pt")  # first of all, so that a run stopped at any moment can be resumed
         (out / "samples").mkdir(exist_ok=True)
-        (out / "args.json").write_text(json.dumps(kept, indent=1))
+        (out / "args.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False), "utf-8")
         (out / "log.csv").write_text("".join(log))
         print(f"{out}: {n} pictures, from step {step} to {args.steps} on {world} x {device}")
         print("d_loss, g_loss: 0/1/1 balances at 0.25, 0.125; d_real, d_fake: mean D, of sigmoid sigmoid(D)")

@@ -357,7 +357,7 @@ def train(args: Namespace) -> None:
     if rank == 0:
         runs.start_run(out, args.resume)
         save_checkpoint(out / "last.pt", {}, args=kept, step=0, log=[])
-        (out / "args.json").write_text(json.dumps(kept, indent=1))
+        (out / "args.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False), "utf-8")
         print(f"{out}: {about}\n{judge.describe()}")
     if rank == 0 and world > 1:
         dist.barrier()

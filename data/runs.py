@@ -77,11 +77,18 @@ def average_gradients(net: nn.Module) -> None:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Inside, SIGINT and SIGTERM do not interrupt: their numbers are appended to the list."""
+    """Inside, SIGINT and SIGTERM do not interrupt: their numbers are appended to the list.
+
+    A data worker that is killed, as by lack of memory, interrupts wherever the loop is: DataError.
+    """
     caught = []
     old = {n: signal.signal(n, lambda n, frame: caught.append(n)) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield caught
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(f"{str(error).strip(' .')}; --workers 0 reads without any") from error
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

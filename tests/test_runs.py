@@ -615,6 +615,15 @@ def test_bad_data(script, run, tmp_path, damage):
     assert {**after, data / "lock.mdb": 0} == {**before, data / "lock.mdb": 0}
 
 
+@pytest.mark.parametrize("script", ["lsgan_scenes"], indirect=True)
+def test_a_killed_data_worker_is_one_line(script, run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_call(patch, script, "train_step", 3, lambda: multiprocessing.active_children()[0].kill())
+        result = run("--workers", 2, "--steps", 100_000, "--save-every", 2, "--out", tmp_path / "x")
+    assert refused(script, result, "DataLoader worker", "; --workers 0 reads without any")
+    assert state(tmp_path / "x")["step"] >= 2
+
+
 @pytest.mark.parametrize("script, workers", [("lsgan_scenes", 0), ("lsgan_scenes", 2)], indirect=["script"])
 def test_truncated_pictures_are_replaced(run, tmp_path, workers):
     (tmp_path / "data").mkdir()
