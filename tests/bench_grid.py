@@ -90,10 +90,8 @@ def two_processes(args, device):
 
 def grouped(args, device):
     """All cells as one network: convolutions in groups, one a cell; linear layers as batched products."""
-    cells, (real, z) = (
-        [make(k, args, device, False) for k in range(args.cells)],
-        draw(args.cells, args, device),
-    )
+    cells = [make(k, args, device, False) for k in range(args.cells)]
+    real, z = draw(args.cells, args, device)
     nets, params = [], []  # of G and of D: modules, each with its stacked weight and bias if it has any
     for copies in zip(*cells):
         net = []
@@ -119,12 +117,10 @@ def grouped(args, device):
                 x = F.conv_transpose2d(x, *stacked, 2, 2, 1, groups=args.cells)
             elif isinstance(module, torch.nn.Conv2d):
                 x = F.conv2d(x, *stacked, 2, 2, groups=args.cells)
+            elif isinstance(module, torch.nn.Flatten) and x.dim() == 4:
+                x = x.unflatten(1, (args.cells, -1)).transpose(0, 1).flatten(2)
             elif isinstance(module, torch.nn.Flatten):
-                x = (
-                    x.unflatten(1, (args.cells, -1)).transpose(0, 1).flatten(2)
-                    if x.dim() == 4
-                    else x.flatten(1)
-                )
+                x = x.flatten(1)
             else:
                 x = module(x)
         return x
@@ -148,10 +144,8 @@ def grouped(args, device):
 
 def vmapped(args, device):
     """torch.func.vmap over cells with stacked weights."""
-    cells, (real, z) = (
-        [make(k, args, device, False) for k in range(args.cells)],
-        draw(args.cells, args, device),
-    )
+    cells = [make(k, args, device, False) for k in range(args.cells)]
+    real, z = draw(args.cells, args, device)
     nets = [cell[:2] for cell in cells]
     (G, _), (D, _) = (stack_module_state([pair[i] for pair in nets]) for i in range(2))
     optimizers = [grid.make_optimizer(params.values()) for params in (G, D)]
