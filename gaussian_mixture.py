@@ -16,7 +16,7 @@ import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave their core to others
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # threads that wait soon leave their core to others
 import numpy as np
 import torch
 import torch.nn.functional as F

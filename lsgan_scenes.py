@@ -1,6 +1,6 @@
 """LSGAN on scenes at 112x112: the networks of Figure 3 trained with Equation 2 (Figures 5 and 6).
 
-    python lsgan_scenes.py --size 32 --width 16 --batch-size 32 --z-dim 64 --lr 5e-4 --steps 4000  # toys
+    python lsgan_scenes.py --size 32 --width 24 --batch-size 16 --z-dim 64 --lr 2e-4 --steps 5000  # toys
     python lsgan_scenes.py --data lsun/bedroom --gpu 0                     # the paper's run
     python lsgan_scenes.py --data lsun/bedroom --gpu 0 --resume            # go on where it stopped
     python lsgan_scenes.py --sample runs/lsgan_scenes-bedroom-ls-seed0/last.pt --n 64
@@ -18,7 +18,7 @@ import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave their core to the data workers
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # threads that wait soon leave their core to the data workers
 import numpy as np
 import torch
 import torch.distributed as dist

@@ -20,7 +20,7 @@ from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from itertools import groupby, product
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave their core to the data workers
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # threads that wait soon leave their core to the data workers
 import numpy as np
 import torch
 import torch.distributed as dist

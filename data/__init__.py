@@ -5,7 +5,7 @@ import os
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Iterator
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # for data.score: before it imports torch
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # for data.score: before it imports torch
 
 
 class DataError(Exception):

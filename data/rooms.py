@@ -9,9 +9,9 @@ from colorsys import hsv_to_rgb
 import numpy as np
 from PIL import Image, ImageDraw
 
-# Day, morning, sunset, night: RGB (%) of upper sky, lower sky, hills, light everywhere, of the window.
-MOODS = """40 68 99 84 94 99 42 62 32 74 76 80 40 38 34
-62 80 99 99 92 74 50 60 36 72 70 68 50 42 30
+# Morning, day, sunset, night: RGB (%) of upper sky, lower sky, hills, light everywhere, light of the window.
+MOODS = """62 80 99 99 92 74 50 60 36 72 70 68 50 42 30
+40 68 99 84 94 99 42 62 32 74 76 80 40 38 34
 74 50 70 99 70 40 36 26 36 62 58 60 50 32 20
 20 28 65 40 48 85 10 14 24 46 47 58 20 22 40"""
 MOODS = np.array(MOODS.split(), float).reshape(4, 5, 3) / 100
@@ -40,7 +40,8 @@ RADII = np.array([2.6, 1.1])[:, None, None]  # of the lights, in halves of the p
 def _scene(rng):
     """Height; boxes [n, x0 x1 y0 y1 z0 z1]; their RGB [n, 3]; lights [2, x y z r g b]."""
     w, height, depth = rng.uniform((1.15, 1.7, 2.2), (1.45, 2, 2.9))
-    mood, ranges = MOODS[rng.integers(4)], np.array(list(MATERIALS.values()))
+    ranges, hour, late = np.array(list(MATERIALS.values())), rng.integers(3), rng.random()
+    mood = (1 - late) * MOODS[hour] + late * MOODS[hour + 1]
     hsv = rng.uniform(ranges[:, ::2], ranges[:, 1::2]) / 100
     palette = {name: np.array(hsv_to_rgb(*colour)) for name, colour in zip(MATERIALS, hsv)}
     palette |= dict(zip(("sky", "haze", "hills"), mood)) | {"sun": 1.15 * palette["floor"] + mood[4] / 2}
