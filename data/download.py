@@ -1,7 +1,6 @@
 """Download the paper's data: `python -m data.download lsun bedroom` or `python -m data.download hwdb1.0`.
 
-What broke off continues when the same command runs again. Neither source publishes checksums and both are
-plain http: checked are the length that the server names and the CRCs in the zip, not who wrote it.
+What broke off continues when it runs again. Neither source publishes checksums: lengths and CRCs are checked.
 """
 
 import errno
@@ -104,7 +103,8 @@ def fetch(url: str, target: Path, pauses: tuple = PAUSES) -> None:
             receive(url, part, copies=2 if folder else 1)  # LSUN: the zip and what comes out of it
             break
         except (OSError, HTTPException) as error:
-            code = getattr(error, "code", None)
+            if code := getattr(error, "code", None):
+                error.close()
             if code in (401, 403, 404, 410):
                 raise DataError(f"the server answers {code} ({error.reason}) to {url}") from None
             size = part.stat().st_size if part.exists() else 0

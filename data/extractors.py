@@ -79,10 +79,10 @@ def count_hits(net: Network, found: Tensor, labels: np.ndarray, k: int = 1) -> i
     return hits
 
 
-def train_classifier(train: Labelled, seed: int = 0, device: Device = "cpu") -> Network:
+def train_classifier(train: Labelled, device: Device = "cpu") -> Network:
     """A network that tells the labels apart, after 128 pictures in each of 8 steps a class."""
-    random, classes = np.random.default_rng(seed), int(train.labels.max()) + 1
-    net = Network(fetch(train.pictures, np.arange(1)).shape[-1], 128, classes, seed).to(device)
+    random, classes = np.random.default_rng(0), int(train.labels.max()) + 1
+    net = Network(fetch(train.pictures, np.arange(1)).shape[-1], 128, classes).to(device)
     steps = max(LEAST_STEPS, 8 * classes)
     print(f"training a classifier of {classes:,} classes in {steps:,} steps", file=sys.stderr)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
@@ -99,19 +99,19 @@ def train_classifier(train: Labelled, seed: int = 0, device: Device = "cpu") -> 
     return net
 
 
-def load_classifier(train: Labelled, test: Labelled, spec: str, seed=0, device: Device = "cpu") -> Network:
-    """Trained before on this data with this seed and kept beside it, or trained now.
+def load_classifier(train: Labelled, test: Labelled, spec: str, device: Device = "cpu") -> Network:
+    """Trained before on this data and kept beside it, or trained now.
 
     `hits`: its right answers on `test`, which it was not trained on.
     """
     some = np.asarray(train.pictures[np.linspace(0, len(train.labels) - 1, 16).astype(int)])
-    made_of = zlib.crc32(train.labels.tobytes() + some.tobytes() + str(seed).encode())
+    made_of = zlib.crc32(train.labels.tobytes() + some.tobytes())
     path = Path(f"{os.path.abspath(spec)}_classifier_{made_of:08x}.pt")  # other data, other file
     net = Network(some.shape[1], 128, int(train.labels.max()) + 1)
     try:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception:  # it is not there, or damaged in whatever way: train
-        net = train_classifier(train, seed, device)
+        net = train_classifier(train, device)
         try:
             with write_file(path) as file:
                 torch.save(net.state_dict(), file)

@@ -78,10 +78,10 @@ class Images(torch.utils.data.Dataset):
         batch = np.empty((len(indices), self.size, self.size, 3), np.uint8)
         with reading(self.source, self.size) as read:
             for row, index in zip(batch, indices):
-                row[:] = self.picture(read, range(len(self))[index])
+                row[:] = self._picture(read, range(len(self))[index])
         return torch.from_numpy(batch)
 
-    def picture(self, read, index):
+    def _picture(self, read, index):
         what = ""
         for other in range(index, index + 100):
             key = self.keys[other % len(self)]

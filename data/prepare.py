@@ -34,7 +34,14 @@ class Counted(Dataset):
         return self.images[indices], len(self.images.bad.intersection(indices))
 
 
-def prepare(spec: str, size: int, fit="squash", limit=None, workers=0, out=None) -> Path:
+def prepare(
+    spec: str,
+    size: int,
+    fit: str = "squash",
+    limit: int | None = None,
+    workers: int = 0,
+    out: str | None = None,
+) -> Path:
     """Write the array of the pictures that spec names (see images.open_images); its path.
 
     While it grows it is called .npy.part, and .npy.part.json says how much of it is safe. DataError: bad
@@ -56,7 +63,7 @@ def prepare(spec: str, size: int, fit="squash", limit=None, workers=0, out=None)
     print(f"{path}: {n:,} pictures, {length / 1e9:.3g} GB ({free / 1e9:.3g} GB are free)", flush=True)
     if length > free:
         raise DataError(f"too little space in {path.parent}: --limit takes fewer, --out another place")
-    replaced = write_part(part, images, about, workers)
+    replaced = _write_part(part, images, about, workers)
     after = find_source(spec, size)
     if after is None or after.fingerprint != source.fingerprint:
         raise DataError(f"the pictures changed while they were read: rm {part}* and start again")
@@ -70,7 +77,7 @@ def prepare(spec: str, size: int, fit="squash", limit=None, workers=0, out=None)
     return path
 
 
-def write_part(part, images, about, workers):
+def _write_part(part, images, about, workers):
     n, progress, fresh = len(images), Path(f"{part}.json"), about | {"done": 0, "replaced": 0}
     with open(part, "ab") as file:
         try:

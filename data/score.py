@@ -132,12 +132,12 @@ def main(argv: list[str] | None = None) -> None:
             train, test = (open_characters(*settings, split) for split in ("train", "test"))
             labels = Path(args.samples).with_name("labels.npy")
             labels = load_labels(labels, len(samples), len(train.table))
-            real, net = test.pictures, load_classifier(train, test, args.data, device=device)
+            real, net = test.pictures, load_classifier(train, test, args.data, device)
             reading = readability(samples, labels, net, test, device)
         else:
             real = open_images(args.data, samples.shape[1], args.fit, args.limit or None)
             if args.extractor == "classifier":
-                net = load_classifier(*halves(real), args.data, device=device)
+                net = load_classifier(*halves(real), args.data, device)
         if args.extractor != "classifier":
             net = make_extractor(args.extractor, samples.shape[1])
         for name, value in (score(samples, real, net, device) | reading).items():

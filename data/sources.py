@@ -31,20 +31,20 @@ class Source(NamedTuple):
 
 def find_source(spec: str, size: int) -> Source | None:
     """What spec names (see images.open_images), or None; `size` is what an array must have."""
-    mapped.cache_clear()  # a file may have been made again
+    _mapped.cache_clear()  # a file may have been made again
     path = Path(spec)
     for folder in (path, Path(f"{path}_train_lmdb"), Path(f"{path}_lmdb")):
         if (folder / "data.mdb").exists():
-            return list_lmdb(folder)
+            return _list_lmdb(folder)
     if spec == "rooms":
         return Source("rooms", path, np.arange(10_000).astype("S"), "rooms")
     if spec == "cifar10":
-        return list_cifar10(path)
+        return _list_cifar10(path)
     if path.is_file():
         return list_array(path, size)
     if sets := sorted(path.glob("*_lmdb")):
         raise DataError(f"{path} holds data sets, name one of them: {', '.join(map(str, sets))}")
-    return list_folder(path)
+    return _list_folder(path)
 
 
 @contextlib.contextmanager
@@ -54,31 +54,31 @@ def reading(source: Source, size: int) -> Iterator[Callable]:
     To be opened for each batch, which costs 0.1 ms: an open LMDB survives no fork and no pickling.
     """
     if source.kind == "lmdb":
-        with open_lmdb(source.path) as env, env.begin() as txn:
+        with _open_lmdb(source.path) as env, env.begin() as txn:
             yield lambda key: Image.open(io.BytesIO(txn.get(key)))
     elif source.kind == "folder":
         yield lambda key: Image.open(io.BytesIO((source.path / os.fsdecode(key)).read_bytes()))
     elif source.kind == "array":
-        yield lambda key: mapped(source.path)[int(key.split(b"/")[-1])]
+        yield lambda key: _mapped(source.path)[int(key.split(b"/")[-1])]
     elif source.kind == "cifar10":
-        yield lambda key: Image.fromarray(load_cifar10(source.path).data[int(key.split(b"/")[-1])])
+        yield lambda key: Image.fromarray(_load_cifar10(source.path).data[int(key.split(b"/")[-1])])
     else:
         yield lambda key: room(0, int(key), size)
 
 
 @functools.cache
-def mapped(path: Path) -> np.ndarray:
+def _mapped(path: Path) -> np.ndarray:
     return np.asarray(np.load(path, mmap_mode="r"))  # as np.memmap it would be slow to index
 
 
-def open_lmdb(folder: Path) -> lmdb.Environment:
+def _open_lmdb(folder: Path) -> lmdb.Environment:
     try:
         return lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
         raise DataError(f"{folder}/data.mdb cannot be read as an LMDB ({error})") from error
 
 
-def list_lmdb(folder: Path) -> Source:
+def _list_lmdb(folder: Path) -> Source:
     file, digest = folder / "data.mdb", hashlib.sha1()
     length = file.stat().st_size
     with open(file, "rb") as data:  # samples: every commit changes one of the first two pages
@@ -86,7 +86,7 @@ def list_lmdb(folder: Path) -> Source:
             data.seek(offset)
             digest.update(data.read(8192))
     cache = folder / f"keys-{digest.hexdigest()[:8]}.npy"  # another LMDB has another name
-    with open_lmdb(folder) as env, env.begin() as txn:
+    with _open_lmdb(folder) as env, env.begin() as txn:
         entries, whole = env.stat()["entries"], (env.info()["last_pgno"] + 1) * env.stat()["psize"]
         if length < whole:  # reading past the end would kill the process
             raise DataError(f"{file} is cut off: it has {length:,} of {whole:,} bytes")
@@ -107,7 +107,7 @@ def list_lmdb(folder: Path) -> Source:
 
 
 @functools.cache
-def load_cifar10(path):
+def _load_cifar10(path: Path):
     from torchvision.datasets import CIFAR10  # slow to import, for each worker too
 
     try:
@@ -116,13 +116,13 @@ def load_cifar10(path):
         raise DataError(f"CIFAR-10 is not in ./{path} and cannot be downloaded ({error})") from error
 
 
-def list_cifar10(path: Path) -> Source:
-    cifar10 = load_cifar10(path)
+def _list_cifar10(path: Path) -> Source:
+    cifar10 = _load_cifar10(path)
     keys = [f"{cifar10.classes[label]}/{index}" for index, label in enumerate(cifar10.targets)]
     return Source("cifar10", path, np.array(sorted(keys), "S"), "cifar10")
 
 
-def list_folder(folder: Path) -> Source | None:
+def _list_folder(folder: Path) -> Source | None:
     endings = {ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN}
     keys, digest = [], hashlib.sha1()
     for key in sorted(glob.glob("**/*.*", root_dir=folder, recursive=True)):

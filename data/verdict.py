@@ -54,7 +54,7 @@ class Judge:
             have = f"{spec} has {len(dataset):,} pictures"
             raise DataError(f"{have}: to judge cells by {FEATURES[kind]:,} {kind} features takes {least:,}")
         if kind == "classifier":
-            self.extractor = load_classifier(*halves(dataset), spec, device=device)
+            self.extractor = load_classifier(*halves(dataset), spec, device)
         else:
             self.extractor = make_extractor(kind, dataset.size)
         self.device, self.n = device, max(4 * FEATURES[kind], min(len(dataset) // 2, 512))

@@ -109,7 +109,7 @@ def test_limit_is_spread_over_all_classes(tmp_path):
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16", "YCbCr"])
 def test_every_mode_becomes_rgb(tmp_path, mode):
-    path = tmp_path / ("x.tif" if mode in ("CMYK", "YCbCr") else "x.png")
+    path = tmp_path / {"CMYK": "x.tif", "YCbCr": "x.jpg"}.get(mode, "x.png")
     picture(0, 33, 57, "L" if mode == "I;16" else mode).convert(mode).save(path)
     batch = open_images(str(tmp_path), 16)[[0]].numpy()[0].astype(int)
     plain = np.asarray(Image.open(path).convert("RGB").resize((16, 16), Image.BILINEAR)).astype(int)
@@ -168,7 +168,7 @@ def test_cifar10(tmp_path, monkeypatch):
         data = np.arange(3, dtype=np.uint8).repeat(32 * 32 * 3).reshape(3, 32, 32, 3)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "load_cifar10", lambda path: Fake)
+    monkeypatch.setattr(sources, "_load_cifar10", lambda path: Fake)
     dataset = open_images("cifar10", 32)
     assert dataset.classes == ["airplane", "cat"] and dataset.labels.tolist() == [0, 1, 1]
     assert pixels(dataset)[:, 0, 0, 0].tolist() == [1, 0, 2]

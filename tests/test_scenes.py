@@ -344,15 +344,11 @@ def test_known_values_give_known_pixels(tmp_path):
 
     scenes.save_grid(pictures, tmp_path / "grid.png")
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
-    assert grid.shape == (
-        2 * (2 + 2) + 2,
-        8 * (7 + 2) + 2,
-        3,
-    )  # two rows of eight, two pixels of white between
+    assert grid.shape == (2 * (2 + 2) + 2, 8 * (7 + 2) + 2, 3)  # rows of eight, two white pixels between
     expected = np.full_like(grid, 255)
     for i in range(9):
         top, left = 2 + 4 * (i // 8), 2 + 9 * (i % 8)
-        expected[top : top + 2, left : left + 7] = pictures[0]
+        expected[top : top + 2, left : left + 7] = pictures[0].numpy()
     expected[6:8, 11:] = grid[6:8, 11:]  # places that stay empty
     assert (grid == expected).all()
     assert (tmp_path / "grid.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
