@@ -20,8 +20,8 @@ ORDER = 1000  # a stream of random numbers that no script uses for anything else
 
 
 def load_batches(
-    dataset: Dataset, batch_size: int, seed: int, start: int, stop: int, share=slice(None), workers=0
-):
+    dataset: Dataset, batch_size: int, seed: int, start: int, stop: int, share=slice(None), workers: int = 0
+) -> DataLoader:
     """Whole batches, `share` of each for this process, one for each of the steps start + 1 ... stop.
 
     Every epoch is a new permutation, a function of (seed, epoch), and drops its last partial batch. So the

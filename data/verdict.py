@@ -8,12 +8,12 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.utils.data import Subset
 
 from data import DataError
-from data.extractors import features, halves, load_classifier, make_extractor
+from data.extractors import Device, Pictures, features, halves, load_classifier, make_extractor
+from data.images import Images
 from data.runs import write_file
 from data.score import compare, wilson
 
@@ -48,7 +48,7 @@ class Judge:
     `real`. For the caller to set: `untrained`, the FID of an untrained generator.
     """
 
-    def __init__(self, dataset, spec: str, kind: str | None = None, device: torch.device | str = "cpu"):
+    def __init__(self, dataset: Images, spec: str, kind: str | None = None, device: Device = "cpu"):
         kind = kind or ("random" if dataset.labels is None or not dataset.labels.any() else "classifier")
         if len(dataset) < (least := 8 * FEATURES[kind]):
             have = f"{spec} has {len(dataset):,} pictures"
@@ -62,7 +62,7 @@ class Judge:
         self.features = features(Subset(dataset, some[::2]), self.extractor, device)
         self.real = max(self.measure(Subset(dataset, some[1::2]))["FID"], 1e-9)
 
-    def measure(self, pictures) -> dict[str, float]:
+    def measure(self, pictures: Pictures) -> dict[str, float]:
         """What data.score.compare says of pictures: uint8 [n, H, W, 3], an array, a tensor or a dataset."""
         return compare(features(pictures, self.extractor, self.device), self.features, self.extractor.head)
 

@@ -629,7 +629,7 @@ def test_labels_choose_the_classifier(monkeypatch):
             return torch.zeros(len(indices), 16, 16, 3, dtype=torch.uint8)
 
     asked = []
-    monkeypatch.setattr(verdict, "load_classifier", lambda *given, device: asked.append(given) or die())
+    monkeypatch.setattr(verdict, "load_classifier", lambda *given: asked.append(given) or die())
     with pytest.raises(Killed):
         Judge(Labelled(), "spec")
     assert asked[0][2] == "spec" and len(asked[0][0].labels) == 1600
