@@ -1,6 +1,6 @@
 """How stable is LSGAN? Settings x optimizers x losses x seeds, each judged by a rule: Figure 7, with counts.
 
-    python stability_grid.py --quick                                # toy rooms, twelve minutes on a CPU
+    python stability_grid.py --quick                                # toy rooms, seven minutes on a CPU
     python stability_grid.py --data lsun/bedroom --gpu 0            # the paper's settings; --resume goes on
     python stability_grid.py --data cifar10 --size 32 --settings bn --optimizers adam   # ten models' scores
     torchrun --nproc-per-node 2 stability_grid.py --quick --gpu -1  # cells are dealt to the processes
