@@ -43,7 +43,7 @@ def test_no_two_rooms_are_alike(rooms):
     squares = (flat**2).sum(1)
     distances = squares[:, None] + squares - 2 * flat @ flat.T
     np.fill_diagonal(distances, np.inf)
-    assert distances.min() / flat.shape[1] > 12**2  # grey levels
+    assert distances.min() / flat.shape[1] > 15**2  # grey levels
     assert rooms.std(0).mean() > 30
     assert (rooms.std((1, 2, 3)) > 15).all()  # none is empty
 
