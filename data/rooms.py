@@ -1,89 +1,231 @@
-"""Toy rooms in one-point perspective, so that the scripts train without a download.
+"""Toy bedrooms in one-point perspective, so that the scripts train without a download.
 
-A room is boxes (a wall is a flat one), painted back to front, then multiplied by light. x points right, y up,
-z away from the camera, with 0 on the floor; one unit is about 1.4 m.
+Lengths are metres: x points right from the middle of the room, y up from the floor, z away from the picture
+plane. Colours are RGB from 0 to 1.
 """
 
-from colorsys import hsv_to_rgb
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-# Morning, day, sunset, night: RGB (%) of upper sky, lower sky, hills, light everywhere, light of the window.
-MOODS = """62 80 99 99 92 74 50 60 36 72 70 68 50 42 30
-40 68 99 84 94 99 42 62 32 74 76 80 40 38 34
-74 50 70 99 70 40 36 26 36 62 58 60 50 32 20
-20 28 65 40 48 85 10 14 24 46 47 58 20 22 40"""
-MOODS = np.array(MOODS.split(), float).reshape(4, 5, 3) / 100
-MATERIALS = {  # the least and the greatest hue, saturation and value (%)
-    "wall": (0, 100, 5, 45, 75, 95),
-    "floor": (4, 11, 20, 60, 50, 85),
-    "wood": (3, 10, 30, 70, 30, 85),
-    "cloth": (0, 100, 30, 80, 40, 90),
-    "pale": (10, 10, 3, 5, 97, 97),
-}
-# Boxes, back to front: material and x0 x1 y0 y1 z0 z1 in 1/20, z from the back wall. A room is inside out.
-PIECES = {
-    "room": "wall 20 -20 20 0 0 -15, pale -20 20 20 20 -15 0, floor -20 20 0 0 -15 0",
-    "window": "pale -12 12 13 31 0 0, haze -10 10 15 29 0 0, sky -10 10 22 29 0 0, hills -10 10 15 18 0 0",
-    "sun": "sun -10 10 0 0 -30 -16",
-    "bed": "wood -12 12 0 14 -2 0, pale -11 11 0 7 -28 -2, pale -9 9 7 9 -8 -3, cloth -12 12 2 8 -27 -11",
-    "sofa": "cloth -15 15 1 13 -6 0, cloth -15 15 1 6 -16 -6, cloth -18 -13 1 9 -16 0, cloth 13 18 1 9 -16 0",
-}
-# Corners of a box's left, right, lower, upper and front face, as places in x0 x1 y0 y1 z0 z1.
-FACES = "024034035025 124125135134 024025125124 034134135035 024124134034"
-FACES = np.array([list(map(int, face)) for face in FACES.split()]).reshape(5, 4, 3)
-SHADES = np.array([0.86, 0.74, 0.96, 1, 0.92])[:, None]  # of these faces
-RADII = np.array([2.6, 1.1])[:, None, None]  # of the lights, in halves of the picture
+Colour = tuple[float, float, float]
+Range = tuple[float, float]
+
+VIEW = 3.0  # width and height of the square of the picture plane that is the picture
+VIEW_MIDDLE = 1.15  # height of its middle above the floor
+EYE_DISTANCE = 2.2  # from the eye to the picture plane
+
+# Every room has one kind of wall and of cloth, slightly varied.
+WALLS = [
+    (0.94, 0.86, 0.68),  # cream
+    (0.66, 0.78, 0.90),  # pale blue
+    (0.72, 0.84, 0.68),  # pale green
+    (0.93, 0.72, 0.70),  # rose
+]
+CLOTHS = [
+    (0.70, 0.20, 0.18),  # red
+    (0.20, 0.34, 0.62),  # blue
+    (0.24, 0.48, 0.34),  # green
+    (0.86, 0.66, 0.24),  # mustard
+    (0.52, 0.32, 0.56),  # plum
+]
+FLOOR = (0.66, 0.46, 0.28)
+WOOD = (0.42, 0.26, 0.15)
+CEILING = (0.93, 0.92, 0.90)
+WHITE = (0.96, 0.95, 0.92)
 
 
-def _scene(rng):
-    """Height; boxes [n, x0 x1 y0 y1 z0 z1]; their RGB [n, 3]; lights [2, x y z r g b]."""
-    w, height, depth = rng.uniform((1.15, 1.7, 2.2), (1.45, 2, 2.9))
-    ranges, hour, late = np.array(list(MATERIALS.values())), rng.integers(3), rng.random()
-    mood = (1 - late) * MOODS[hour] + late * MOODS[hour + 1]
-    hsv = rng.uniform(ranges[:, ::2], ranges[:, 1::2]) / 100
-    palette = {name: np.array(hsv_to_rgb(*colour)) for name, colour in zip(MATERIALS, hsv)}
-    palette |= dict(zip(("sky", "haze", "hills"), mood)) | {"sun": 1.15 * palette["floor"] + mood[4] / 2}
-    window, wide, high = rng.uniform((0.8 - w, 0.7, 0.95), (w - 0.8, 1.05, 1.08))
-    plan = [  # piece, its place at the back wall, its scale in x, y and z
-        ("room", 0, (w, height, depth)),
-        ("window", window, (wide, high, 1)),
-        ("sun", window, (wide, 1, rng.uniform(0.6, 1))),
-        (("bed", "sofa")[rng.integers(2)], rng.uniform(0.9 - w, w - 0.9), (1, 1, 1)),
-    ]
-    boxes, colours = [], []
-    for piece, x, scale in plan:
-        for box in PIECES[piece].split(","):
-            material, *numbers = box.split()
-            boxes.append(np.array(numbers, float) / 20 * np.repeat(scale, 2) + (x, x, 0, 0, depth, depth))
-            colours.append(palette[material])
-    lights = (0, 1, depth, *mood[3]), (window, 1.2, depth, *mood[4])
-    return height, np.array(boxes), np.array(colours), np.array(lights, np.float32)
+class Hour(NamedTuple):
+    """What is seen through the window, and the light: everywhere, round the window, round the lamp."""
+
+    sky: Colour
+    land: Colour
+    daylight: Colour
+    window_light: Colour
+    lamplight: Colour
+
+
+HOURS = [
+    Hour(  # day
+        sky=(0.50, 0.75, 0.98),
+        land=(0.40, 0.62, 0.34),
+        daylight=(0.86, 0.86, 0.86),
+        window_light=(0.22, 0.22, 0.20),
+        lamplight=(0.00, 0.00, 0.00),
+    ),
+    Hour(  # sunset
+        sky=(0.98, 0.60, 0.36),
+        land=(0.45, 0.30, 0.32),
+        daylight=(0.78, 0.71, 0.65),
+        window_light=(0.20, 0.11, 0.04),
+        lamplight=(0.08, 0.06, 0.03),
+    ),
+    Hour(  # night
+        sky=(0.12, 0.17, 0.44),
+        land=(0.05, 0.08, 0.18),
+        daylight=(0.40, 0.42, 0.52),
+        window_light=(0.02, 0.04, 0.12),
+        lamplight=(0.52, 0.40, 0.22),
+    ),
+]
+
+
+class Scene(NamedTuple):
+    """All that is random in a room."""
+
+    eye: tuple[float, float]  # x and y
+    width: float
+    height: float
+    depth: float  # z of the back wall
+    bed: float  # x of its middle
+    window: float  # x of its middle
+    hour: Hour
+    brightness: float  # of all light
+    wall: Colour
+    cloth: Colour  # of the blanket and the curtains
+    floor: Colour
+    wood: Colour  # of the bed
+
+
+def choose_scene(rng: np.random.Generator) -> Scene:
+    """A room with the bed on one side of the back wall and the window on the other."""
+    side = rng.choice([-1, 1])
+    return Scene(
+        eye=(rng.uniform(-0.4, 0.4), rng.uniform(1.7, 2.0)),
+        width=rng.uniform(3.6, 4.2),
+        height=rng.uniform(2.5, 2.8),
+        depth=rng.uniform(1.9, 2.3),
+        bed=side * rng.uniform(0.5, 0.9),
+        window=-side * rng.uniform(0.8, 1.0),
+        hour=HOURS[rng.integers(len(HOURS))],
+        brightness=rng.uniform(0.9, 1.05),
+        wall=vary(WALLS[rng.integers(len(WALLS))], rng),
+        cloth=vary(CLOTHS[rng.integers(len(CLOTHS))], rng),
+        floor=shade(FLOOR, rng.uniform(0.8, 1.15)),
+        wood=shade(WOOD, rng.uniform(0.7, 1.4)),
+    )
+
+
+def vary(colour: Colour, rng: np.random.Generator) -> Colour:
+    """The colour, a little lighter or darker and a little off."""
+    red, green, blue = np.array(colour) * rng.uniform(0.92, 1.04) + rng.uniform(-0.03, 0.03, 3)
+    return red, green, blue
+
+
+def shade(colour: Colour, factor: float) -> Colour:
+    """The colour times `factor`."""
+    red, green, blue = colour
+    return red * factor, green * factor, blue * factor
+
+
+class Canvas:
+    """A square picture, `pixels` wide, to be painted from the back to the front with upright rectangles."""
+
+    def __init__(self, pixels: int, eye: tuple[float, float]):
+        self.pixels = pixels
+        self.eye_x, self.eye_y = eye
+        self.image = Image.new("RGB", (pixels, pixels))
+        self.draw = ImageDraw.Draw(self.image)
+
+    def project(self, x: float, y: float, z: float) -> tuple[float, float]:
+        """Where a point is seen: pixels from the left and from the top."""
+        shrink = EYE_DISTANCE / (EYE_DISTANCE + z)
+        seen_x = self.eye_x + (x - self.eye_x) * shrink  # on the picture plane, in metres
+        seen_y = self.eye_y + (y - self.eye_y) * shrink
+        from_left = VIEW / 2 + seen_x
+        from_top = VIEW / 2 - (seen_y - VIEW_MIDDLE)
+        return from_left * self.pixels / VIEW, from_top * self.pixels / VIEW
+
+    def paint(self, corners: list[tuple[float, float, float]], colour: Colour) -> None:
+        """A polygon with these corners (x, y, z)."""
+        red, green, blue = colour
+        fill = min(int(255 * red), 255), min(int(255 * green), 255), min(int(255 * blue), 255)
+        self.draw.polygon([self.project(*corner) for corner in corners], fill)
+
+    def upright(self, x: Range, y: Range, z: float, colour: Colour) -> None:
+        """A rectangle that faces us."""
+        (left, right), (low, high) = x, y
+        self.paint([(left, low, z), (right, low, z), (right, high, z), (left, high, z)], colour)
+
+    def sideways(self, x: float, y: Range, z: Range, colour: Colour) -> None:
+        """A rectangle that faces left or right."""
+        (low, high), (near, far) = y, z
+        self.paint([(x, low, near), (x, high, near), (x, high, far), (x, low, far)], colour)
+
+    def level(self, x: Range, y: float, z: Range, colour: Colour) -> None:
+        """A rectangle that faces up or down."""
+        (left, right), (near, far) = x, z
+        self.paint([(left, y, near), (right, y, near), (right, y, far), (left, y, far)], colour)
+
+    def box(self, x: Range, y: Range, z: Range, colour: Colour) -> None:
+        """A box that stands below the eye: the side that is seen, if one is, its top and its front."""
+        if self.eye_x < x[0]:
+            self.sideways(x[0], y, z, shade(colour, 0.78))
+        if self.eye_x > x[1]:
+            self.sideways(x[1], y, z, shade(colour, 0.78))
+        self.level(x, y[1], z, colour)
+        self.upright(x, y, z[0], shade(colour, 0.86))
+
+
+def paint_walls(canvas: Canvas, scene: Scene) -> None:
+    """The back wall, the side walls, ceiling and floor."""
+    x, y = (-scene.width / 2, scene.width / 2), (0, scene.height)
+    z = (-1.2, scene.depth)  # from before the picture plane: the picture cuts off what is near
+    canvas.upright(x, y, scene.depth, scene.wall)
+    canvas.sideways(x[0], y, z, shade(scene.wall, 0.84))
+    canvas.sideways(x[1], y, z, shade(scene.wall, 0.84))
+    canvas.level(x, scene.height, z, CEILING)
+    canvas.level(x, 0, z, scene.floor)
+
+
+def paint_window(canvas: Canvas, scene: Scene) -> None:
+    """A window in the back wall: frame, sky, land, a bar down its middle, and two curtains."""
+    x, wall = scene.window, scene.depth
+    curtain = shade(scene.cloth, 0.9)
+    canvas.upright((x - 0.68, x + 0.68), (0.95, 2.30), wall, WHITE)
+    canvas.upright((x - 0.60, x + 0.60), (1.05, 2.20), wall, scene.hour.sky)
+    canvas.upright((x - 0.60, x + 0.60), (1.05, 1.35), wall, scene.hour.land)
+    canvas.upright((x - 0.03, x + 0.03), (1.05, 2.20), wall, WHITE)
+    canvas.upright((x - 0.90, x - 0.52), (0.70, 2.40), wall, curtain)
+    canvas.upright((x + 0.52, x + 0.90), (0.70, 2.40), wall, curtain)
+
+
+def paint_bed(canvas: Canvas, scene: Scene) -> None:
+    """A double bed, its head at the back wall: headboard, mattress, two pillows and a blanket."""
+    x, wall = scene.bed, scene.depth
+    canvas.box((x - 0.85, x + 0.85), (0, 1.15), (wall - 0.08, wall), scene.wood)
+    canvas.box((x - 0.85, x + 0.85), (0.1, 0.5), (wall - 2.1, wall - 0.08), WHITE)
+    canvas.box((x - 0.75, x - 0.04), (0.5, 0.72), (wall - 0.6, wall - 0.1), WHITE)
+    canvas.box((x + 0.04, x + 0.75), (0.5, 0.72), (wall - 0.6, wall - 0.1), WHITE)
+    canvas.box((x - 0.89, x + 0.89), (0.15, 0.56), (wall - 2.1, wall - 0.9), scene.cloth)
+
+
+def light(canvas: Canvas, scene: Scene, size: int) -> np.ndarray:
+    """The light [size, size, 3] by which the picture is multiplied."""
+    centres = (np.arange(size, dtype=np.float32) + 0.5) * canvas.pixels / size
+    radius = canvas.pixels / 2
+
+    def glow(x: float, y: float, colour: Colour) -> np.ndarray:
+        """Round the point (x, y) of the back wall."""
+        from_left, from_top = canvas.project(x, y, scene.depth)
+        across = np.exp(-(((centres - from_left) / radius) ** 2))
+        down = np.exp(-(((centres - from_top) / radius) ** 2))
+        return down[:, None, None] * (across[:, None] * np.array(colour, np.float32))
+
+    lamp = scene.bed + np.sign(scene.window) * 0.9  # between bed and window; only its light is seen
+    window_glow = glow(scene.window, 1.6, scene.hour.window_light)
+    lamp_glow = glow(lamp, 1.0, scene.hour.lamplight)
+    return scene.brightness * (np.array(scene.hour.daylight, np.float32) + window_glow + lamp_glow)
 
 
 def room(seed: int, index: int, size: int) -> np.ndarray:
     """Room `index` of `seed` (both >= 0), uint8 RGB [size, size, 3]: pure, the same scene at any size."""
-    rng = np.random.default_rng([seed, index])
-    mirrored, eye = rng.random() < 0.5, rng.uniform((-0.35, 0.85), (0.35, 1.15))
-    height, boxes, colours, lights = _scene(rng)
+    scene = choose_scene(np.random.default_rng([seed, index, 1]))
     scale = max(2, 192 // size)  # painted larger, then averaged: smooth edges
-    half = size * scale / 2
-
-    def project(points):  # the lens shifts against the eye, so that the room at z = 1 fills the picture
-        seen = eye + (points[..., :2] - eye) / points[..., 2:]
-        return half * (1 + (1, -1) * (seen - (0, height / 2)))
-
-    corners = project(boxes[:, FACES])  # [n, 5, 4, x and y]
-    seen = np.linalg.det(corners[:, :, 2:] - corners[:, :, :2]) < 0  # faces that are not turned away
-    fills = np.minimum(255 * SHADES * colours[:, None], 255).astype(int)
-    image = Image.new("RGB", (size * scale, size * scale))
-    draw = ImageDraw.Draw(image)
-    for face, fill in zip(corners[seen].reshape(-1, 8).tolist(), fills[seen].tolist()):
-        draw.polygon(face, tuple(fill))
-    # A light is a round glow in the picture, a column times a row: their sum is one product of matrices.
-    away = (np.arange(0.5, size) * scale - project(lights[:, :3])[..., None]) / half
-    x, y = np.exp(-np.square(away / RADII)).astype(np.float32).swapaxes(0, 1)  # [2, size] each
-    light = y.T @ (x[:, :, None] * lights[:, None, 3:]).reshape(2, -1)
-    pixels = np.minimum(np.asarray(image.reduce(scale)) * light.reshape(size, size, 3), 255).astype(np.uint8)
-    return pixels[:, ::-1].copy() if mirrored else pixels
+    canvas = Canvas(size * scale, scene.eye)
+    paint_walls(canvas, scene)
+    paint_window(canvas, scene)
+    paint_bed(canvas, scene)
+    pixels = np.asarray(canvas.image.reduce(scale)) * light(canvas, scene, size)
+    return np.minimum(pixels, 255).astype(np.uint8)
