@@ -109,7 +109,8 @@ def choose_scene(rng: np.random.Generator) -> Scene:
 
 def vary(colour: Colour, rng: np.random.Generator) -> Colour:
     """The colour, a little lighter or darker and a little off."""
-    red, green, blue = np.array(colour) * rng.uniform(0.92, 1.04) + rng.uniform(-0.03, 0.03, 3)
+    varied = np.array(colour) * rng.uniform(0.92, 1.04) + rng.uniform(-0.03, 0.03, 3)
+    red, green, blue = varied.clip(0, 1)
     return red, green, blue
 
 
@@ -120,7 +121,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 class Canvas:
-    """A square picture, `pixels` wide, to be painted from the back to the front with upright rectangles."""
+    """A square picture, `pixels` wide, to be painted from the back to the front with rectangles."""
 
     def __init__(self, pixels: int, eye: tuple[float, float]):
         self.pixels = pixels
@@ -140,8 +141,8 @@ class Canvas:
     def paint(self, corners: list[tuple[float, float, float]], colour: Colour) -> None:
         """A polygon with these corners (x, y, z)."""
         red, green, blue = colour
-        fill = min(int(255 * red), 255), min(int(255 * green), 255), min(int(255 * blue), 255)
-        self.draw.polygon([self.project(*corner) for corner in corners], fill)
+        places = [self.project(x, y, z) for x, y, z in corners]
+        self.draw.polygon(places, fill=(int(255 * red), int(255 * green), int(255 * blue)))
 
     def upright(self, x: Range, y: Range, z: float, colour: Colour) -> None:
         """A rectangle that faces us."""
@@ -180,25 +181,25 @@ def paint_walls(canvas: Canvas, scene: Scene) -> None:
 
 
 def paint_window(canvas: Canvas, scene: Scene) -> None:
-    """A window in the back wall: frame, sky, land, a bar down its middle, and two curtains."""
+    """A window in the back wall, with curtains of the blanket's cloth."""
     x, wall = scene.window, scene.depth
     curtain = shade(scene.cloth, 0.9)
-    canvas.upright((x - 0.68, x + 0.68), (0.95, 2.30), wall, WHITE)
+    canvas.upright((x - 0.68, x + 0.68), (0.95, 2.30), wall, WHITE)  # frame
     canvas.upright((x - 0.60, x + 0.60), (1.05, 2.20), wall, scene.hour.sky)
     canvas.upright((x - 0.60, x + 0.60), (1.05, 1.35), wall, scene.hour.land)
-    canvas.upright((x - 0.03, x + 0.03), (1.05, 2.20), wall, WHITE)
+    canvas.upright((x - 0.03, x + 0.03), (1.05, 2.20), wall, WHITE)  # the bar in its middle
     canvas.upright((x - 0.90, x - 0.52), (0.70, 2.40), wall, curtain)
     canvas.upright((x + 0.52, x + 0.90), (0.70, 2.40), wall, curtain)
 
 
 def paint_bed(canvas: Canvas, scene: Scene) -> None:
-    """A double bed, its head at the back wall: headboard, mattress, two pillows and a blanket."""
+    """A double bed, its head at the back wall."""
     x, wall = scene.bed, scene.depth
-    canvas.box((x - 0.85, x + 0.85), (0, 1.15), (wall - 0.08, wall), scene.wood)
-    canvas.box((x - 0.85, x + 0.85), (0.1, 0.5), (wall - 2.1, wall - 0.08), WHITE)
-    canvas.box((x - 0.75, x - 0.04), (0.5, 0.72), (wall - 0.6, wall - 0.1), WHITE)
+    canvas.box((x - 0.85, x + 0.85), (0, 1.15), (wall - 0.08, wall), scene.wood)  # headboard
+    canvas.box((x - 0.85, x + 0.85), (0.1, 0.5), (wall - 2.1, wall - 0.08), WHITE)  # mattress
+    canvas.box((x - 0.75, x - 0.04), (0.5, 0.72), (wall - 0.6, wall - 0.1), WHITE)  # pillows
     canvas.box((x + 0.04, x + 0.75), (0.5, 0.72), (wall - 0.6, wall - 0.1), WHITE)
-    canvas.box((x - 0.89, x + 0.89), (0.15, 0.56), (wall - 2.1, wall - 0.9), scene.cloth)
+    canvas.box((x - 0.89, x + 0.89), (0.15, 0.56), (wall - 2.1, wall - 0.9), scene.cloth)  # blanket
 
 
 def light(canvas: Canvas, scene: Scene, size: int) -> np.ndarray:
