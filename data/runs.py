@@ -1,62 +1,172 @@
-"""What a training run needs around its method: batches in a seeded order, whole files, curves."""
+"""The bookkeeping of a run: its arguments, device, directory, files, checkpoints, signals and processes."""
 
 import atexit
 import contextlib
 import io
+import math
 import os
 import signal
-from collections.abc import Iterator
+import sys
+import threading
+import zipfile
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from data import DataError
 
-ORDER = 1000  # a stream of random numbers that no script uses for anything else
+NOT_OF_THE_RUN = {"gpu", "out", "resume", "sample", "n", "text"}  # arguments that no checkpoint keeps
 
 
-def load_batches(
-    dataset: Dataset, batch_size: int, seed: int, start: int, stop: int, share=slice(None), workers: int = 0
-) -> DataLoader:
-    """Whole batches, `share` of each for this process, one for each of the steps start + 1 ... stop.
+# ---------------------------------------------------------------- arguments
+def at_least(least: float, kind: type = int) -> Callable[[str], float]:
+    """An argparse type: a number of that kind, finite and not below `least`."""
 
-    Every epoch is a new permutation, a function of (seed, epoch), and drops its last partial batch. So the
-    batch of a step depends neither on where training started nor on the number of workers.
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{text!r} is not a {'whole ' * (kind is int)}number") from None
+        if not least <= number < math.inf:
+            raise ArgumentTypeError(f"must be at least {least}, not {text}")
+        return number
+
+    return parse
+
+
+def below_one(text: str) -> float:
+    """An argparse type: at least 0, below 1."""
+    number = at_least(0, float)(text)
+    if number >= 1:
+        raise ArgumentTypeError(f"must be less than 1, not {text}")
+    return number
+
+
+def multiple_of(divisor: int) -> Callable[[str], int]:
+    """An argparse type: a positive multiple of `divisor`."""
+
+    def parse(text: str) -> int:
+        number = at_least(1)(text)
+        if number % divisor:
+            raise ArgumentTypeError(f"must be a multiple of {divisor}, not {text}")
+        return number
+
+    return parse
+
+
+def some_of(known: list[str]) -> Callable[[str], list[str]]:
+    """An argparse type: names with commas between them, each one of `known` and none twice."""
+
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
+            if names.count(name) > 1:
+                raise ArgumentTypeError(f"{name!r} is there twice")
+        return names
+
+    return parse
+
+
+def file_name(text: str) -> str:
+    """An argparse type: a path that is not empty."""
+    if not text:
+        raise ArgumentTypeError("needs the name of a file")
+    return text
+
+
+def parse_args(
+    parser: ArgumentParser, argv: list[str] | None, default_out: Callable[[Namespace], str]
+) -> Namespace:
+    """Parses a script's command line, and fills in args.out.
+
+    With --resume or --sample the checkpoint's arguments come first and the given ones after them, so that
+    what is given wins; the changes are printed. default_out: the run directory that follows from arguments.
     """
-    per_epoch = len(dataset) // batch_size
+    argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
+    args = parser.parse_args(argv)
+    if args.resume is True:
+        args.resume = str(Path(args.out or default_out(args), "last.pt"))
+    checkpoint = args.resume or vars(args).get("sample")
+    if not checkpoint:
+        args.out = args.out or default_out(args)
+        return args
 
-    def indices():
-        for step in range(start, stop):
-            epoch, i = divmod(step, per_epoch)
-            if i == 0 or step == start:
-                generator = np.random.default_rng(np.random.SeedSequence([seed, ORDER, epoch]))
-                order = generator.permutation(len(dataset))
-            yield order[i * batch_size : (i + 1) * batch_size][share]
-
-    return DataLoader(
-        dataset,
-        sampler=indices(),
-        batch_size=None,  # the dataset hands over whole batches
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=ignore_signals,
-        generator=torch.Generator(),  # or the loader would draw from the global one
-    )
+    resume = args.resume
+    saved = as_flags(load_checkpoint(checkpoint)["args"], vars(args))
+    before = parser.parse_args(saved)
+    args = parser.parse_args(saved + argv)
+    args.resume = resume
+    args.out = args.out or str(Path(checkpoint).parent)
+    for name, value in vars(args).items():
+        if resume and name not in NOT_OF_THE_RUN and value != getattr(before, name):
+            print(f"--{name.replace('_', '-')} {value}, was {getattr(before, name)}")
+    return args
 
 
-def ignore_signals(worker: int) -> None:
-    """Ctrl-C and a group's SIGTERM reach the data workers too, but it is the training loop that answers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def as_flags(saved: dict, known: dict) -> list[str]:
+    """A checkpoint's arguments as words of a command line, so that they are checked like any others."""
+    flags = []
+    for name, value in saved.items():
+        flag = f"--{name}".replace("_", "-")
+        if name in NOT_OF_THE_RUN or name not in known or value is None:
+            continue
+        if value is True:
+            flags.append(flag)
+        elif value is False:
+            flags.append(f"--no-{flag[2:]}")
+        elif isinstance(value, list):
+            flags.append(f"{flag}={','.join(value)}")
+        else:
+            flags.append(f"{flag}={value}")
+    return flags
+
+
+def saved_args(args: Namespace) -> dict:
+    """The arguments that a checkpoint keeps."""
+    return {name: value for name, value in vars(args).items() if name not in NOT_OF_THE_RUN}
+
+
+# ---------------------------------------------------------------- device and processes
+def pick_device(gpu: int | None) -> torch.device:
+    """--gpu N: that GPU; -1: the CPU; None: GPU 0, under torchrun the local rank's, or else the CPU."""
+    count = torch.cuda.device_count()
+    under_torchrun = "RANK" in os.environ
+    if under_torchrun and gpu not in (None, -1):
+        raise DataError("under torchrun the local rank chooses the GPU; only --gpu -1 (the CPU) may be given")
+    if gpu is None and count == 0:
+        print("no GPU found: running on the CPU")
+        gpu = -1
+    if gpu is None:
+        gpu = int(os.environ.get("LOCAL_RANK", 0)) if under_torchrun else 0
+    if gpu == -1:
+        return torch.device("cpu")
+    if not 0 <= gpu < count:
+        found = ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(count)) or "none"
+        raise DataError(f"there is no GPU {gpu}; GPUs found: {found}; --gpu -1 runs on the CPU")
+    torch.cuda.set_device(gpu)
+    return torch.device("cuda", gpu)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device. A GPU copies it from pinned memory, so that the program need not wait."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def join_processes(device: torch.device) -> tuple[int, int]:
     """(rank, number of processes): (0, 1), unless torchrun started this process as one of several."""
-    if "LOCAL_RANK" not in os.environ:
+    if "RANK" not in os.environ:
         return 0, 1
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     atexit.register(dist.destroy_process_group)
@@ -65,41 +175,95 @@ def join_processes(device: torch.device) -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-def average_gradients(net: nn.Module) -> None:
-    """With several processes: one flat all_reduce. DDP does not fit, as D runs thrice a step, once frozen."""
+def average_gradients(optimizer: torch.optim.Optimizer, args: tuple = (), kwargs: dict | None = None) -> None:
+    """For optimizer.register_step_pre_hook: the mean of all processes' gradients, in one collective.
+
+    DistributedDataParallel does not fit: D runs three times a step, once with frozen weights.
+    """
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
+        gradient.copy_(mean.view(gradient.shape))
+
+
+def average(values: Tensor) -> Tensor:
+    """The mean of all processes' values."""
     if dist.is_initialized():
-        grads = [p.grad for p in net.parameters()]
-        flat = torch.cat([grad.reshape(-1) for grad in grads]) / dist.get_world_size()
-        dist.all_reduce(flat)
-        for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads])):
-            grad.copy_(mean.view(grad.shape))
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return values
 
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Inside, SIGINT and SIGTERM do not interrupt: their numbers are appended to the list.
-
-    A data worker that is killed, as by lack of memory, interrupts wherever the loop is: DataError.
-    """
+    """Inside, SIGINT and SIGTERM do not interrupt: their numbers are appended to the list."""
     caught = []
-    old = {n: signal.signal(n, lambda n, frame: caught.append(n)) for n in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():
+        yield caught  # Python lets only the main thread set handlers
+        return
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, lambda number, frame: caught.append(number))
     try:
         yield caught
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(f"{str(error).strip(' .')}; --workers 0 reads without any") from error
     finally:
-        for number, handler in old.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def start_run(out: Path, resume: str | None) -> None:
-    """Makes the run directory. Raises DataError if something is in it, but for the run that is resumed."""
+def agree_to_stop(caught: list[int], step: int, every: int, device: torch.device) -> int:
+    """The signal that this process has caught, or any of several processes; 0 if there is none.
+
+    Several processes ask each other every `every` steps only, as each question waits for all of them.
+    """
+    number = max(caught, default=0)
+    if not dist.is_initialized():
+        return number
+    if step % every:
+        return 0
+    agreed = torch.tensor(number, device=device)
+    dist.all_reduce(agreed, dist.ReduceOp.MAX)
+    return int(agreed)
+
+
+def leave_process_group(worker: int) -> None:
+    """For DataLoader's worker_init_fn: Ctrl-C in a terminal then reaches the training loop alone."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+
+
+# ---------------------------------------------------------------- run directory and files
+@contextlib.contextmanager
+def open_run(out: Path, resume: str | None) -> Iterator[None]:
+    """Makes the run directory and keeps other processes out of it.
+
+    Raises DataError if it cannot be made, if another process runs in it, or if something is in it already,
+    unless that is the run to be resumed.
+    """
     in_place = resume and Path(resume).resolve() == (out / "last.pt").resolve()
-    if not in_place and out.exists() and set(os.listdir(out)) - {"last.pt.tmp"}:
-        raise DataError(f"{out} is in use: --resume goes on with the run in it, --out FOLDER starts another")
-    out.mkdir(parents=True, exist_ok=True)
+
+    def check_empty() -> None:
+        if not in_place and out.exists() and set(os.listdir(out)) - {".lock", "last.pt.tmp"}:
+            raise DataError(
+                f"{out} is in use: --resume goes on with the run in it, --out FOLDER starts another"
+            )
+
+    try:
+        check_empty()  # before anything is written
+        out.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(out / ".lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise DataError(f"another process is running in {out}; --out FOLDER starts another run") from None
+    except OSError as error:
+        raise DataError(f"the run directory {out} cannot be written ({error.strerror})") from error
+    try:
+        check_empty()  # another process may have been faster
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -115,22 +279,108 @@ def write_file(path: Path) -> Iterator[io.BytesIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise DataError(f"{path} cannot be written ({error.strerror}); what was there is kept") from error
 
 
-def write_row(path: Path, log: list[str], row: list[float]) -> str:
-    """Adds a row to `log`, whose first line is the header, and to the file; returns it in words."""
+def save_checkpoint(path: Path, objects: dict, **values) -> None:
+    """Writes the states of `objects` (networks and optimisers) and plain values, in one dict."""
+    states = {name: item.state_dict() for name, item in objects.items()}
+    with write_file(path) as file:
+        torch.save({**values, **states}, file)
+
+
+def load_checkpoint(path: Path | str, objects: dict | None = None) -> dict:
+    """Reads what save_checkpoint wrote, runs no code from it, and gives `objects` their states.
+
+    Learning rates and the like stay as the optimisers have them. Raises DataError that says what is wrong.
+    """
+    checkpoint = read_checkpoint(Path(path))
+    for name, item in (objects or {}).items():
+        if not isinstance(checkpoint.get(name), dict):
+            raise DataError(f"{path} holds no {name}: another script or another setting wrote it")
+        state = checkpoint[name]
+        try:
+            if isinstance(item, torch.optim.Optimizer):
+                state = {**state, "param_groups": item.state_dict()["param_groups"]}
+            item.load_state_dict(state)
+            check_optimizer_shapes(item)
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise DataError(
+                f"{path} does not fit {name}, which has other layers or sizes: {reason}"
+            ) from None
+    return checkpoint
+
+
+def read_checkpoint(path: Path) -> dict:
+    """The whole dict in a checkpoint, its tensors on the CPU. DataError if it is missing or damaged."""
+    if not path.is_file():
+        others = ", ".join(sorted(map(str, Path("runs").glob("*/last.pt"))))
+        raise DataError(f"there is no checkpoint {path}" + others and f"; there are {others}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load does not look at checksums
+    except Exception as error:  # a damaged file fails in any way it likes
+        raise DataError(f"{path} is cut off, damaged, or not a checkpoint ({error})") from None
+    if damaged:
+        raise DataError(f"{path} is damaged: {damaged} has a wrong checksum")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path} is damaged, or not a checkpoint ({reason})") from None
+    if not isinstance(checkpoint, dict):
+        raise DataError(f"{path} is not a checkpoint of a run, but a {type(checkpoint).__name__}")
+    for name, kind in (("args", dict), ("step", int), ("log", (list, dict))):
+        if not isinstance(checkpoint.get(name), kind):
+            raise DataError(f"{path} is not a checkpoint of a run: its {name} is missing or of a wrong type")
+    return checkpoint
+
+
+def check_optimizer_shapes(item: object) -> None:
+    """Raises ValueError if an optimiser's state does not have its parameters' shapes; PyTorch would crash."""
+    if not isinstance(item, torch.optim.Optimizer):
+        return
+    for parameter, state in item.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                raise ValueError(f"{name} is {tuple(value.shape)}, its parameter {tuple(parameter.shape)}")
+
+
+# ---------------------------------------------------------------- log
+def check_finite(step: int, out: Path, values: Tensor, *nets: nn.Module) -> None:
+    """Ends the program, with one line, if the values or a weight are not finite. Waits for the device."""
+    parameters = [p for net in nets for p in net.parameters()]
+    if not torch.nn.utils.get_total_norm([values, *parameters]).isfinite():
+        sys.exit(f"step {step}: loss or weights not finite; last good checkpoint: {out / 'last.pt'}")
+
+
+def write_row(path: Path, log: list[str], row: list[float], bar: tqdm) -> None:
+    """Adds a row to `log`, whose first line is the header, and to the file; shows it in words."""
     log.append(",".join([str(row[0]), *(f"{value:.7g}" for value in row[1:])]) + "\n")
     with open(path, "a") as file:
         file.write(log[-1])
-    names = log[0].split(",")
-    return f"step {row[0]}  " + "  ".join(f"{n} {v:.4g}" for n, v in zip(names[1:-1], row[1:-1]))
+    names = log[0].split(",")[1:-1]
+    text = "  ".join(f"{name} {value:.4g}" for name, value in zip(names, row[1:]))
+    if bar.disable:
+        say(f"step {row[0]}  {text}")
+    else:
+        bar.set_postfix_str(text)
+
+
+def say(text: str) -> None:
+    """Prints at once; a reader that has gone, like `| head -1`, does not end the run."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")
 
 
 def save_curves(log: Path) -> None:
     """Draws a run's log.csv as curves.png beside it: the losses, and D's mean answers to real and fake."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow to import
 
     rows = np.genfromtxt(log, delimiter=",", names=True, ndmin=1)
     figure = Figure(figsize=(10, 3.2), layout="constrained")
@@ -141,3 +391,18 @@ def save_curves(log: Path) -> None:
         axes.legend()
     with write_file(log.with_name("curves.png")) as file:
         figure.savefig(file, format="png")
+
+
+def save_progress(samples: Path, frames: int = 24, side: int = 400) -> None:
+    """Animates the grids of a run's samples/ as progress.webp: at most `frames`, `side` pixels wide at most."""
+    paths = sorted(samples.glob("step_*.png"))
+    if not paths:
+        return
+    chosen = sorted({round(i) for i in np.linspace(0, len(paths) - 1, frames)})
+    pictures = []
+    for i in chosen:
+        picture = Image.open(paths[i])
+        picture.thumbnail((side, side))
+        pictures.append(picture)
+    with write_file(samples.with_name("progress.webp")) as file:
+        pictures[0].save(file, "webp", save_all=True, append_images=pictures[1:], duration=300, loop=0)
