@@ -1,132 +1,173 @@
 """LSGAN on scenes at 112x112: the networks of Figure 3 trained with Equation 2 (Figures 5 and 6).
 
-    python lsgan_scenes.py --size 32 --width 24 --batch-size 16 --z-dim 64 --lr 2e-4 --steps 5000  # toys
     python lsgan_scenes.py --data lsun/bedroom --gpu 0                     # the paper's run
     python lsgan_scenes.py --data lsun/bedroom --gpu 0 --resume            # go on where it stopped
     python lsgan_scenes.py --sample runs/lsgan_scenes-bedroom-ls-seed0/last.pt --n 64
     torchrun --nproc-per-node 8 lsgan_scenes.py --data lsun/bedroom        # the same run on eight GPUs
+    python lsgan_scenes.py --size 32 --width 32 --batch-size 32 --lr 2e-4 --ema 0.999 --steps 3125  # toys
 
-Differences from the authors' code: losses are means over the batch (theirs are sums; Adam does not notice).
-One G forward serves both updates, so G's running BN statistics move once a step, not twice. SAME padding is
-TensorFlow's turned by 180 degrees, equivalent as initial weights are i.i.d. Everything random is seeded.
+Differences from the authors' code: losses are means over the batch (theirs are sums; Adam hardly notices).
+One G forward serves both updates, so G's running BN statistics move once a step, not twice; they average the
+unbiased variance, theirs the biased one. SAME padding is TensorFlow's turned by 180 degrees, equivalent as
+initial weights are i.i.d. An epoch is a permutation of the data, theirs a shuffle buffer of 1,000 pictures.
 """
 
-import json
 import os
 import sys
-import time
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, BooleanOptionalAction, Namespace
+from argparse import BooleanOptionalAction, Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # threads that wait soon leave their core to the data workers
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from data import DataError, runs
-from data.images import open_images
+from data import DataError, make_parser, one_line_errors, runs
+from data.images import Images, decode_all, open_images
+from data.runs import at_least, below_one, file_name, multiple_of
+
+IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
+INIT_G, INIT_D, Z, GRID, SAMPLE, AUGMENT, ORDER = range(7)  # independent streams of random numbers
 
 
 # ---------------------------------------------------------------- settings
-def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Namespace:
-    """Flags -> Namespace. `saved`, a checkpoint's arguments, are the defaults and may not be contradicted."""
-    parser = ArgumentParser(formatter_class=ArgumentDefaultsHelpFormatter, allow_abbrev=False)
-    parser.error = fail
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    """The command line `argv`, by default the program's own; on --resume a checkpoint gives the defaults."""
+    parser = make_parser(Path(__file__).name, "LSGAN on scenes at 112x112 (Figures 3, 5 and 6)")
     add = parser.add_argument_group("data").add_argument
     add("--data", default="rooms", help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms")
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
-    add("--limit", type=int, default=0, help="use only so many pictures, spread evenly; 0: all")
-    add("--workers", type=int, default=2, help="processes that read data; 0: read in this one")
+    add("--limit", type=at_least(0), default=0, help="use only so many pictures, spread evenly; 0: all")
+    add(
+        "--workers", type=at_least(0), help="processes that read data too large for memory; unset: one a core"
+    )
+    add(
+        "--augment",
+        type=at_least(0, float),
+        default=0.0,
+        help="strength of DiffAugment, for few pictures; 0: off",
+    )
     add = parser.add_argument_group("model").add_argument
-    add("--size", type=int, default=112, help="side of the pictures, a multiple of 16")
-    add("--width", type=int, default=64, help="channels of D's first layer; all others scale with it")
-    add("--z-dim", type=int, default=1024, help="dimension of the noise z")
+    add("--size", type=multiple_of(16), default=112, help="side of the pictures, a multiple of 16")
+    add("--width", type=at_least(1), default=64, help="channels of D's first layer; all others scale with it")
+    add("--z-dim", type=at_least(1), default=1024, help="dimension of the noise z")
     add = parser.add_argument_group("loss").add_argument
     add("--loss", choices=["ls", "sigmoid"], default="ls", help="least squares, or the regular GAN's loss")
     add("--a", type=float, default=0.0, help="least squares: D's target for fake (-1 in Eq. 8)")
     add("--b", type=float, default=1.0, help="least squares: D's target for real (1 in Eq. 8)")
     add("--c", type=float, default=1.0, help="least squares: G's target for fake (0 in Eq. 8)")
     add = parser.add_argument_group("optimiser").add_argument
-    add("--lr", type=float, default=1e-3, help="learning rate, for G and D")
-    add("--beta1", type=float, default=0.5, help="Adam's first decay rate")
-    add("--batch-size", type=int, default=64, help="pictures a step, whatever the number of processes")
-    add("--steps", type=int, default=1_000_000, help="steps in all; a larger value extends a finished run")
+    add("--lr", type=at_least(0, float), default=1e-3, help="learning rate, for G and D")
+    add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
+    add(
+        "--batch-size", type=at_least(1), default=64, help="pictures a step, whatever the number of processes"
+    )
+    add(
+        "--steps",
+        type=at_least(0),
+        default=1_000_000,
+        help="steps in all; a larger value extends a finished run",
+    )
+    add(
+        "--ema",
+        type=below_one,
+        default=0.0,
+        help="decay of an average of G's weights that draws the pictures; 0: off",
+    )
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=int, default=0, help="everything random follows from it")
+    add("--seed", type=at_least(0), default=0, help="everything random follows from it")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
-    add("--amp", action=BooleanOptionalAction, help="bfloat16 forward passes; unset: on GPUs made for it")
+    add(
+        "--tf32", action=BooleanOptionalAction, default=True, help="TF32 arithmetic in float32 layers on GPUs"
+    )
+    add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
     add("--compile", action=BooleanOptionalAction, default=False, help="torch.compile both networks")
-    add("--out", help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
-    add("--resume", nargs="?", const=True, metavar="FILE", help="go on from the run's last.pt, or FILE")
-    add("--sample", metavar="FILE", help="write grid.png and samples.npy from a checkpoint, no training")
-    add("--n", type=int, default=64, help="number of pictures for --sample")
-    add("--log-every", type=int, default=50, help="steps between rows of log.csv")
-    add("--sample-every", type=int, default=1000, help="steps between grids in samples/")
-    add("--save-every", type=int, default=1000, help="steps between saves of last.pt")
-    add("--keep-every", type=int, default=0, help="steps between checkpoints that stay; 0: only the last")
-    args = parser.parse_args(argv, Namespace(**(saved or {})))
+    add("--out", type=file_name, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
+    add("--n", type=at_least(1), default=64, help="number of pictures for --sample")
+    add("--log-every", type=at_least(1), default=50, help="steps between rows of log.csv")
+    add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
+    add("--save-every", type=at_least(1), default=10_000, help="steps between saves of last.pt")
+    add(
+        "--keep-every",
+        type=at_least(0),
+        default=0,
+        help="steps between checkpoints that stay; 0: only the last",
+    )
+    add = parser.add_mutually_exclusive_group().add_argument
+    add(
+        "--resume",
+        nargs="?",
+        const=True,
+        type=file_name,
+        metavar="FILE",
+        help="go on from the run's last.pt, or FILE",
+    )
+    add(
+        "--sample",
+        type=file_name,
+        metavar="FILE",
+        help="write grid.png and samples.npy from a checkpoint, no training",
+    )
 
-    at_least = dict.fromkeys("limit workers lr beta1 steps seed keep_every".split(), 0)
-    at_least |= dict.fromkeys("size width z_dim batch_size n log_every sample_every save_every".split(), 1)
-    for name, least in at_least.items():
-        if not getattr(args, name) >= least:
-            fail(f"--{name.replace('_', '-')} must be at least {least}")
-    if not args.beta1 < 1:
-        fail("--beta1 must be less than 1")
-    if args.size % 16:
-        fail(f"--size must be a multiple of 16, as D halves it four times; {args.size} is not")
-    for name, value in (saved or {}).items():
-        free = ("steps", "workers", "compile", "log_every", "sample_every", "save_every", "keep_every")
-        if getattr(args, name) != value and name not in free and not (args.sample and name == "seed"):
-            fail(f"--{name.replace('_', '-')} is {value} in the checkpoint and cannot change")
-    default_out = f"runs/{Path(__file__).stem}-{Path(args.data).name}-{args.loss}-seed{args.seed}"
-    if args.resume is True:
-        args.resume = str(Path(args.out or default_out, "last.pt"))
-    checkpoint = args.sample or args.resume
-    args.out = args.out or (str(Path(checkpoint).parent) if checkpoint else default_out)
-    return args
+    def default_out(args: Namespace) -> str:
+        return f"runs/{Path(__file__).stem}-{Path(args.data).name}-{args.loss}-seed{args.seed}"
 
-
-def fail(message: object) -> None:
-    """Ends the program because of bad input: one line, exit code 2."""
-    print(f"{Path(__file__).name}: error: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(2)
-
-
-def pick_device(gpu: int | None) -> torch.device:
-    """--gpu N: that GPU; -1: the CPU; None: GPU 0, under torchrun the local rank's, or else the CPU."""
-    count = torch.cuda.device_count()
-    if gpu is None:
-        gpu = int(os.environ.get("LOCAL_RANK", 0)) if count else -1
-        if not count:
-            print("no GPU found: running on the CPU")
-    elif gpu != -1 and "LOCAL_RANK" in os.environ:
-        fail("under torchrun the local rank chooses the GPU; only --gpu -1 (the CPU) may be given")
-    if gpu == -1:
-        return torch.device("cpu")
-    if not 0 <= gpu < count:
-        found = ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(count)) or "none"
-        fail(f"there is no GPU {gpu}; GPUs found: {found}; --gpu -1 runs on the CPU")
-    torch.cuda.set_device(gpu)
-    return torch.device("cuda", gpu)
+    return runs.parse_args(parser, argv, default_out)
 
 
 # ---------------------------------------------------------------- randomness
-INIT_G, INIT_D, Z, GRID, SAMPLE = range(5)  # independent streams; runs.load_batches has its own
-
-
-def rng(seed: int, stream: int, step: int) -> np.random.Generator:
+def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    return np.random.default_rng(np.random.SeedSequence([seed, stream, step]))
+    return np.random.default_rng([seed, stream, step, 1])  # 1: numpy takes [0, 1] and [0, 1, 0] for the same
+
+
+def torch_rng(seed: int, stream: int, step: int = 0) -> torch.Generator:
+    """The same for PyTorch."""
+    return torch.Generator().manual_seed(int(rng(seed, stream, step).integers(2**32)))
 
 
 def noise(n: int, z_dim: int, seed: int, stream: int, step: int) -> Tensor:
     """z [n, z_dim], uniform(-1, 1); drawn on the CPU, so the same on every device."""
     return torch.from_numpy(rng(seed, stream, step).random((n, z_dim), dtype=np.float32) * 2 - 1)
+
+
+# ---------------------------------------------------------------- data
+def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) -> Iterator[Tensor]:
+    """Indices of the batches of steps start + 1, start + 2, ..., without end; this process's share of each.
+
+    Every epoch is a new permutation of the n pictures, a function of (seed, epoch), and drops its last
+    partial batch. So the batch of a step does not depend on where training started.
+    """
+    per_epoch = n // batch_size
+    epoch, position = divmod(start, per_epoch)
+    while True:
+        order = torch.from_numpy(rng(seed, ORDER, epoch).permutation(n))
+        for i in range(position, per_epoch):
+            yield order[i * batch_size : (i + 1) * batch_size][share]
+        epoch, position = epoch + 1, 0
+
+
+def load_batches(pictures: Tensor | Images, order: Iterator[Tensor], device, workers: int | None = None):
+    """Yields batches, uint8 [B, size, size, 3] on the device: indexed there, or read by worker processes."""
+    if isinstance(pictures, Tensor):
+        for indices in order:
+            yield pictures[runs.to_device(indices, device)]
+    loader = DataLoader(
+        pictures,
+        sampler=order,
+        batch_size=None,  # one item of the sampler is a whole batch
+        num_workers=min(os.cpu_count(), 16) if workers is None else workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=runs.leave_process_group,
+        generator=torch.Generator(),  # or the loader would draw from the global one
+    )
+    for batch in loader:
+        yield batch.to(device, non_blocking=True)
 
 
 # ---------------------------------------------------------------- networks
@@ -138,7 +179,8 @@ class Generator(nn.Sequential):
             conv = nn.ConvTranspose2d(c_in, c_out, 3, stride, padding=1, output_padding=stride - 1)
             return conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
 
-        w, s = width, size // 16
+        w = width
+        s = size // 16
         super().__init__(  # shapes at the paper's sizes
             nn.Linear(z_dim, 4 * w * s * s),
             nn.Unflatten(1, (4 * w, s, s)),  # 256 x 7 x 7
@@ -163,7 +205,8 @@ class Discriminator(nn.Sequential):
             conv = nn.Conv2d(c_in, c_out, 5, stride=2, padding=2)
             return conv, nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2, inplace=True)
 
-        w, s = width, size // 16
+        w = width
+        s = size // 16
         super().__init__(  # shapes at the paper's sizes
             nn.Conv2d(3, w, 5, stride=2, padding=2),  # 64 x 56 x 56, no BN
             nn.LeakyReLU(0.2, inplace=True),
@@ -171,19 +214,26 @@ class Discriminator(nn.Sequential):
             *conv(2 * w, 4 * w),  # 256 x 14 x 14
             *conv(4 * w, 8 * w),  # 512 x 7 x 7
             nn.Flatten(),
-            nn.Linear(8 * w * s * s, 1),  # no sigmoid: least squares regresses onto a and b
+            LastLinear(8 * w * s * s, 1),  # no sigmoid: least squares regresses onto a and b
             nn.Flatten(0),
         )
 
 
-def init_weights(net: nn.Module, generator: np.random.Generator) -> None:
+class LastLinear(nn.Linear):
+    """D's last layer: computes in its own precision under autocast too, as losses need more than bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
+
+
+def init_weights(net: nn.Module, generator: torch.Generator) -> None:
     """Weights N(0, 0.02), a convolution's cut at two sigma; biases 0. Authors' code: ops.py."""
-    torch_generator = torch.Generator().manual_seed(int(generator.integers(2**32)))
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=torch_generator)
+            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=generator)
         elif isinstance(module, (nn.ConvTranspose2d, nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02, generator=torch_generator)
+            nn.init.normal_(module.weight, std=0.02, generator=generator)
         if getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)
 
@@ -198,30 +248,81 @@ def discriminator_loss(d_real: Tensor, d_fake: Tensor, loss="ls", a=0.0, b=1.0) 
 
 def generator_loss(d_fake: Tensor, loss="ls", c=1.0) -> Tensor:
     """What G minimises. ls: the second line of Eq. 2. sigmoid: the non-saturating -log sigmoid(D(G(z)))."""
-    return 0.5 * (d_fake - c).square().mean() if loss == "ls" else F.softplus(-d_fake).mean()
+    if loss == "ls":
+        return 0.5 * (d_fake - c).square().mean()
+    return F.softplus(-d_fake).mean()
+
+
+# ---------------------------------------------------------------- augmentation
+def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
+    """DiffAugment (Zhao et al. 2020) and flips, for real and fake alike: D cannot learn pictures by heart.
+
+    images: [B, C, size, size] in [-1, 1]. u: [B, 8], uniform(-1, 1), the random numbers of each picture.
+    strength: 0 leaves the images as they are, 1 is the paper's. Differentiable with respect to the images.
+    """
+    batch, size = images.shape[0], images.shape[-1]
+    flip, down, right, hole_y, hole_x = u[:, 3:, None].unbind(1)  # [B, 1] each
+
+    # Brightness +-0.5, saturation 0 to 2, contrast 0.5 to 1.5.
+    brightness, saturation, contrast = u[:, :3, None, None, None].unbind(1)  # [B, 1, 1, 1] each
+    images = images + 0.5 * strength * brightness
+    grey = images.mean(1, keepdim=True)
+    images = grey + (1 + strength * saturation) * (images - grey)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = mean + (1 + 0.5 * strength * contrast) * (images - mean)
+
+    # Shifts by whole pixels, up to an eighth of the picture, and flips: which pixel comes to which place.
+    reach = round(strength * size / 8)
+    place = torch.arange(size, device=images.device)
+    rows = reach + place - whole_number(down, reach)  # [B, size], counted in the padded picture
+    columns = reach + place - whole_number(right, reach)
+    columns = torch.where(flip < strength - 1, columns.flip(1), columns)  # half of the pictures at strength 1
+    padded = F.pad(images, (reach, reach, reach, reach)).permute(0, 2, 3, 1)
+    picture = torch.arange(batch, device=images.device)[:, None, None]
+    images = padded[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+    # Cutout: a grey square, half the picture's side, with its centre anywhere in the picture.
+    hole_rows = (place + 0.5 - size * (hole_y + 1) / 2).abs() < strength * size / 4  # [B, size]
+    hole_columns = (place + 0.5 - size * (hole_x + 1) / 2).abs() < strength * size / 4
+    hole = hole_rows[:, None, :, None] & hole_columns[:, None, None, :]
+    return images.masked_fill(hole, 0)
+
+
+def whole_number(u: Tensor, reach: int) -> Tensor:
+    """uniform(-1, 1) -> the whole numbers from -reach to reach, equally likely."""
+    return ((u + 1) / 2 * (2 * reach + 1)).floor().long().clamp(0, 2 * reach) - reach
 
 
 # ---------------------------------------------------------------- training step
-def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0, amp=False) -> Tensor:
-    """Updates D, then G with the same z. Returns d_loss, g_loss, mean D(x), mean D(G(z)), on the device."""
+def train_step(
+    G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0, amp=False, u=None, strength=1.0
+) -> Tensor:
+    """Updates D, then G with the same z. Returns d_loss, g_loss, mean D(x), mean D(G(z)), on the device.
+
+    real: [B, 3, size, size] in [-1, 1]. z: [B, z_dim]. u: None, or [2, B, 8], what `augment` needs for the
+    real and for the fake pictures. For the sigmoid loss the two means are those of sigmoid(D).
+    """
     autocast = torch.autocast(real.device.type, torch.bfloat16, enabled=amp)
     with autocast:
         fake = G(z)  # for both updates: G does not change in between
-        d_real, d_fake = D(real).to(real.dtype), D(fake.detach()).to(real.dtype)  # each its own BN statistics
+        if u is not None:
+            real = augment(real, u[0], strength)
+            fake = augment(fake, u[1], strength)
+        d_real = D(real)  # real and fake pictures apart: each has its own BN statistics
+        d_fake = D(fake.detach())
     d_loss = discriminator_loss(d_real, d_fake, loss, a, b)
     opt_d.zero_grad()
     d_loss.backward()
-    runs.average_gradients(D)
     opt_d.step()
 
     D.requires_grad_(False)  # only the gradient of D's input is needed now
     with autocast:
-        g_loss = generator_loss(D(fake).to(real.dtype), loss, c)
+        g_loss = generator_loss(D(fake), loss, c)
     opt_g.zero_grad()
     g_loss.backward()
-    runs.average_gradients(G)
     opt_g.step()
     D.requires_grad_(True)
+
     if loss == "sigmoid":
         d_real, d_fake = d_real.sigmoid(), d_fake.sigmoid()
     return torch.stack([d_loss, g_loss, d_real.mean(), d_fake.mean()]).detach()
@@ -231,9 +332,10 @@ def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0, amp=
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor) -> Tensor:
     """uint8 pictures [n, H, W, channels], in eval mode: none depends on the others of its batch."""
+    was_training = G.training
     G.eval()
-    images = G.forward(z)  # not G(z): past --compile
-    G.train()
+    images = G.forward(z)  # not G(z), which --compile has replaced
+    G.train(was_training)
     return ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
 
 
@@ -243,14 +345,27 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
         save_image(pictures.permute(0, 3, 1, 2) / 255, file, format="png", nrow=columns, pad_value=1)
 
 
+def warn_of_collapse(step: int, fakes: Tensor, reals: Tensor) -> None:
+    """Prints a warning if generated pictures [n, H, W, channels] differ by a tenth of what real ones do."""
+    if fakes.float().std(0).mean() < 0.1 * reals.float().std(0).mean():
+        print(f"step {step}: warning: the samples hardly differ: G has collapsed or is untrained")
+
+
 def sample(args: Namespace) -> None:
     """--sample: samples.npy, uint8 [n, size, size, 3], and the first 64 pictures as grid.png."""
     out = Path(args.out)
-    if old := [name for name in ("samples.npy", "grid.png") if (out / name).exists()]:
-        fail(f"{out / old[0]} exists; --out FOLDER writes elsewhere")
+    for name in ("samples.npy", "grid.png"):
+        if (out / name).exists():
+            raise DataError(f"{out / name} exists; --out FOLDER writes elsewhere")
+    device = runs.pick_device(args.gpu)
     G = Generator(args.size, args.width, args.z_dim)
-    load_checkpoint(args.sample, {"G": G})
-    G.to(device := pick_device(args.gpu))
+    if args.ema:
+        averaged = AveragedModel(G)
+        runs.load_checkpoint(args.sample, {"ema": averaged})
+        G = averaged.module
+    else:
+        runs.load_checkpoint(args.sample, {"G": G})
+    G.to(device)
     pictures = torch.empty(args.n, args.size, args.size, 3, dtype=torch.uint8)
     for i in tqdm(range(0, args.n, 64), unit_scale=64, unit=" images", disable=None):
         z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64)[: args.n - i]
@@ -262,129 +377,137 @@ def sample(args: Namespace) -> None:
     print(f"wrote {out / 'samples.npy'} ({args.n} pictures) and {out / 'grid.png'}")
 
 
-# ---------------------------------------------------------------- checkpoint
-def save_checkpoint(path: Path, objects: dict, **values) -> None:
-    """Writes the states of `objects` (networks and optimisers) and plain values, in one dict."""
-    states = {name: item.state_dict() for name, item in objects.items()}
-    with runs.write_file(path) as file:
-        torch.save({"script": Path(__file__).stem, **values, **states}, file)
-
-
-def load_checkpoint(path: Path | str, objects: dict) -> dict:
-    """Reads what save_checkpoint wrote, never running code from it, and gives `objects` their states."""
-    if not Path(path).exists():
-        fail(f"there is no checkpoint {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        for name, item in objects.items():
-            item.load_state_dict(checkpoint[name])
-        if checkpoint["script"] == Path(__file__).stem:
-            return {"args": dict(checkpoint["args"]), "step": checkpoint["step"], "log": checkpoint["log"]}
-    except Exception:  # a damaged file fails in any way it likes
-        pass
-    fail(f"{path} is damaged, or not a checkpoint of {Path(__file__).name}")
-
-
 # ---------------------------------------------------------------- train
-def train(args: Namespace) -> None:
-    """Trains as `args` says and fills the run directory args.out. Raises DataError for unreadable data."""
-    device = pick_device(args.gpu)
-    rank, world = runs.join_processes(device)
-    if args.amp is None:
-        args.amp = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    torch.backends.cudnn.deterministic = True  # a resumed run equals an uninterrupted one
-
-    dataset = open_images(args.data, args.size, args.fit, args.limit or None)
-    n, size = len(dataset), args.batch_size
-    if size % world or not 2 * world <= size <= n:
-        fail(f"--batch-size {size}: each of {world} processes needs as many, at least 2, of {n} pictures")
-    share = slice(rank * size // world, (rank + 1) * size // world)
-
-    G, D = Generator(args.size, args.width, args.z_dim), Discriminator(args.size, args.width)
-    for net, stream in ((G, INIT_G), (D, INIT_D)):
-        init_weights(net, rng(args.seed, stream, 0))
-        if world > 1 and device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(net)  # in place: N GPUs equal one
-        net.to(device, memory_format=torch.channels_last)
-        if args.compile:
-            net.compile()
+def make_networks(args: Namespace, device: torch.device, world: int) -> dict:
+    """G, D and their optimisers, and with --ema the average of G, as at the beginning of a run."""
+    with torch.random.fork_rng(devices=[]):  # new layers draw weights from the global generator
+        G = Generator(args.size, args.width, args.z_dim)
+        D = Discriminator(args.size, args.width)
+    init_weights(G, torch_rng(args.seed, INIT_G))
+    init_weights(D, torch_rng(args.seed, INIT_D))
+    if world > 1 and device.type == "cuda":  # N GPUs then equal one
+        G = nn.SyncBatchNorm.convert_sync_batchnorm(G)
+        D = nn.SyncBatchNorm.convert_sync_batchnorm(D)
+    G.to(device, memory_format=torch.channels_last)
+    D.to(device, memory_format=torch.channels_last)
     opt_g = torch.optim.Adam(G.parameters(), args.lr, betas=(args.beta1, 0.999), fused=True)
     opt_d = torch.optim.Adam(D.parameters(), args.lr, betas=(args.beta1, 0.999), fused=True)
     state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
+    if args.ema:
+        state["ema"] = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.ema), use_buffers=True)
+    if world > 1:
+        opt_g.register_step_pre_hook(runs.average_gradients)
+        opt_d.register_step_pre_hook(runs.average_gradients)
+    if args.compile:
+        G.compile()
+        D.compile()
+    return state
 
-    out, step, log = Path(args.out), 0, ["step,d_loss,g_loss,d_real,d_fake,images_per_second,seconds\n"]
-    if args.resume:
-        checkpoint = load_checkpoint(args.resume, state)
-        step, log = checkpoint["step"], checkpoint["log"]
-        if step > args.steps:
-            fail(f"--steps {args.steps} lies behind step {step} of {args.resume}")
-    for tensor in (*G.state_dict().values(), *D.state_dict().values()) if world > 1 else ():
-        dist.broadcast(tensor, 0)
-    kept = {k: v for k, v in vars(args).items() if k not in ("gpu", "out", "resume", "sample", "n")}
 
-    def save(name):
-        save_checkpoint(out / name, state, args=kept, step=step, log=log)
+def open_data(args: Namespace, device: torch.device, world: int) -> tuple[Tensor | Images, str]:
+    """The pictures, on the device if they fit there, else to be read by workers; and their fingerprint."""
+    images = open_images(args.data, args.size, args.fit, args.limit or None)
+    if args.batch_size % world or not 2 * world <= args.batch_size <= len(images):
+        raise DataError(
+            f"--batch-size {args.batch_size} must be a multiple of the number of processes, {world}, at least 2"
+            f" for each of them, and at most the number of pictures, {len(images)}"
+        )
+    if images.nbytes <= IN_MEMORY:
+        return decode_all(images).to(device), images.fingerprint
+    return images, images.fingerprint
 
-    if rank == 0:
-        runs.start_run(out, args.resume)
-        save("last.pt")  # first of all, so that a run stopped at any moment can be resumed
-        (out / "samples").mkdir(exist_ok=True)
-        (out / "args.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False), "utf-8")
-        (out / "log.csv").write_text("".join(log))
-        print(f"{out}: {n} pictures, from step {step} to {args.steps} on {world} x {device}")
-        print("d_loss, g_loss: 0/1/1 balances at 0.25, 0.125; d_real, d_fake: mean D, of sigmoid sigmoid(D)")
-    loader = runs.load_batches(dataset, args.batch_size, args.seed, step, args.steps, share, args.workers)
-    bar = tqdm(total=args.steps, initial=step, unit=" steps", disable=rank > 0 or None)
-    before, then = step, time.perf_counter()
-    begin = then - float(log[-1].split(",")[-1] if len(log) > 1 else 0)
-    with bar, runs.catch_signals() as stop:
-        for step, pictures in enumerate(loader, before + 1):
-            real = pictures.to(device, non_blocking=True).permute(0, 3, 1, 2) / 127.5 - 1  # channels_last
-            z = noise(args.batch_size, args.z_dim, args.seed, Z, step)[share].to(device, non_blocking=True)
-            losses = train_step(G, D, opt_g, opt_d, real, z, args.loss, args.a, args.b, args.c, args.amp)
-            bar.update()
 
-            every = (args.log_every, args.sample_every, args.save_every, args.keep_every)
-            logs, draws, saves, keeps = (n > 0 and (step % n == 0 or step == args.steps) for n in every)
-            if not (logs or draws or saves or keeps or (stop and world == 1)):
-                continue  # nothing up to here waits for the device
-            norm = torch.nn.utils.get_total_norm([*G.parameters(), *D.parameters()])
-            report = torch.cat([losses, norm[None], losses.new_tensor([len(stop)])])
-            if world > 1:
-                dist.all_reduce(report)
-            if not report.isfinite().all():
-                sys.exit(f"step {step}: loss or weights not finite; last good checkpoint: {out / 'last.pt'}")
-            *values, norm, stopped = (report / world).tolist()
-            if rank == 0 and logs:
-                now = time.perf_counter()
-                row = [step, *values, (step - before) * args.batch_size / (now - then), now - begin]
-                text, before, then = runs.write_row(out / "log.csv", log, row), step, now
-                bar.set_postfix_str(text) if not bar.disable else print(text, flush=True)
-            if rank == 0 and draws:
-                fakes = generate(G, noise(64, args.z_dim, args.seed, GRID, 0).to(device))
+def draw_u(args: Namespace, step: int, share: slice, device: torch.device) -> Tensor | None:
+    """What `augment` needs at this step, uniform(-1, 1), [2, B, 8]: for real and for fake; None without it."""
+    if not args.augment:
+        return None
+    u = noise(2 * args.batch_size, 8, args.seed, AUGMENT, step).view(2, args.batch_size, 8)
+    return runs.to_device(u[:, share], device)
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Whether what is done every so many steps, and after the last one, is to be done now; every 0: never."""
+    return every > 0 and (step % every == 0 or step == last)
+
+
+def train(args: Namespace) -> None:
+    """Trains as `args` says and fills the run directory args.out. Raises DataError for unreadable data."""
+    device = runs.pick_device(args.gpu)
+    rank, world = runs.join_processes(device)
+    runs.set_arithmetic(args.tf32)
+
+    pictures, fingerprint = open_data(args, device, world)
+    state = make_networks(args, device, world)
+    G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
+    shown = state["ema"].module if args.ema else G  # draws the pictures
+    start, rows = runs.restore(args, state, fingerprint)
+
+    share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
+    order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
+    batches = load_batches(pictures, order, device, args.workers)
+    grid_z = noise(64, args.z_dim, args.seed, GRID, 0).to(device)
+    out = Path(args.out)
+    step = start
+
+    def save(name: str) -> None:
+        runs.check_finite(step, out, [*G.parameters(), *D.parameters()])
+        runs.save_checkpoint(
+            out / name, state, args=runs.saved_args(args), step=step, log=rows, data=fingerprint
+        )
+
+    with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
+        if rank == 0:
+            save("last.pt")  # first of all, so that a run stopped at any moment can be resumed
+            runs.write_args_and_log(out, args, rows)
+            print(f"{out}: {len(pictures)} pictures, step {start} to {args.steps}, on {world} x {device}")
+            print(
+                "d_loss, g_loss: 0/1/1 balances at 0.25, 0.125; d_real, d_fake: mean D, of sigmoid sigmoid(D)"
+            )
+        log = runs.Log(out, rows, start, args.steps, args.batch_size, rank)
+
+        for step, batch in zip(range(start + 1, args.steps + 1), batches):
+            real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last
+            z = runs.to_device(noise(args.batch_size, args.z_dim, args.seed, Z, step)[share], device)
+            u = draw_u(args, step, share, device)
+            losses = train_step(
+                G, D, opt_g, opt_d, real, z, args.loss, args.a, args.b, args.c, args.amp, u, args.augment
+            )
+            if args.ema:
+                state["ema"].update_parameters(G)
+            log.bar.update()
+            # Up to here nothing waits for the device.
+
+            if step == 1 or due(step, args.log_every, args.steps):
+                losses = runs.average(losses)
+                runs.check_finite(step, out, [losses, *G.parameters(), *D.parameters()])
+                log.write(step, losses)
+
+            if rank == 0 and due(step, args.sample_every, args.steps):
+                fakes = generate(shown, grid_z)
                 save_grid(fakes, out / "samples" / f"step_{step:08}.png")
-                if fakes.float().std(0).mean() < 0.1 * pictures.float().std(0).mean():
-                    print(f"step {step}: warning: the samples hardly differ: G has collapsed or is untrained")
-            if rank == 0 and (saves or stopped):
+                warn_of_collapse(step, fakes, batch)
+
+            stopped = runs.agree_to_stop(caught, step, args.log_every, device)
+            if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
                 save("last.pt")
                 runs.save_curves(out / "log.csv")
-            if rank == 0 and keeps:
+                runs.save_progress(out / "samples")
+
+            if rank == 0 and due(step, args.keep_every, args.steps):
                 save(f"step_{step:08}.pt")
+
             if stopped:
-                sys.exit(128 + (stop or [15])[0])  # 130: Ctrl-C, 143: SIGTERM, perhaps another process's
+                sys.exit(128 + stopped)  # 130: Ctrl-C, 143: SIGTERM, perhaps another process's
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line `argv`; by default the program's own."""
-    args = parse_args(argv)
-    try:
-        if args.sample or args.resume:
-            args = parse_args(argv, saved=load_checkpoint(args.sample or args.resume, {})["args"])
-        sample(args) if args.sample else train(args)
-    except KeyboardInterrupt:  # outside the training loop, which saves first
-        sys.exit(130)
-    except (DataError, OSError) as error:
-        fail(str(error).splitlines()[-1])  # a data worker's error comes with its traceback
+    with one_line_errors(Path(__file__).name):
+        args = parse_args(argv)
+        if args.sample:
+            sample(args)
+        else:
+            train(args)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 import atexit
 import contextlib
 import io
+import json
 import math
 import os
 import signal
 import sys
 import threading
+import time
 import zipfile
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
@@ -18,11 +20,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from data import DataError
 
+LOG_HEADER = "step,d_loss,g_loss,d_real,d_fake,images_per_second,seconds\n"
 NOT_OF_THE_RUN = {"gpu", "out", "resume", "sample", "n", "text"}  # arguments that no checkpoint keeps
 
 
@@ -157,6 +160,13 @@ def pick_device(gpu: int | None) -> torch.device:
     return torch.device("cuda", gpu)
 
 
+def set_arithmetic(tf32: bool) -> None:
+    """For GPUs. TF32: float32 layers compute with 10 bits of mantissa, several times as fast."""
+    torch.backends.cudnn.deterministic = True  # a resumed run equals an uninterrupted one
+    torch.backends.cudnn.allow_tf32 = tf32  # convolutions
+    torch.backends.cuda.matmul.allow_tf32 = tf32  # linear layers
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device. A GPU copies it from pinned memory, so that the program need not wait."""
     if device.type == "cuda":
@@ -236,12 +246,15 @@ def leave_process_group(worker: int) -> None:
 
 # ---------------------------------------------------------------- run directory and files
 @contextlib.contextmanager
-def open_run(out: Path, resume: str | None) -> Iterator[None]:
-    """Makes the run directory and keeps other processes out of it.
+def open_run(out: Path, resume: str | None, rank: int = 0) -> Iterator[None]:
+    """Makes the run directory and keeps other runs out of it. Of several processes, rank 0 does so for all.
 
     Raises DataError if it cannot be made, if another process runs in it, or if something is in it already,
     unless that is the run to be resumed.
     """
+    if rank > 0:
+        yield
+        return
     in_place = resume and Path(resume).resolve() == (out / "last.pt").resolve()
 
     def check_empty() -> None:
@@ -282,6 +295,16 @@ def write_file(path: Path) -> Iterator[io.BytesIO]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise DataError(f"{path} cannot be written ({error.strerror}); what was there is kept") from error
+
+
+def write_args_and_log(out: Path, args: Namespace, rows: list[str]) -> None:
+    """What stands in a run directory from its first moment: args.json, log.csv and the folder samples/."""
+    (out / "samples").mkdir(exist_ok=True)
+    text = json.dumps(saved_args(args), indent=1, ensure_ascii=False)
+    with write_file(out / "args.json") as file:
+        file.write(text.encode("utf-8", "backslashreplace"))  # a path may hold bytes that are not UTF-8
+    with write_file(out / "log.csv") as file:
+        file.write("".join(rows).encode())
 
 
 def save_checkpoint(path: Path, objects: dict, **values) -> None:
@@ -339,6 +362,23 @@ def read_checkpoint(path: Path) -> dict:
     return checkpoint
 
 
+def restore(args: Namespace, objects: dict, data: str) -> tuple[int, list[str]]:
+    """The step that a run goes on from and the rows of its log so far; `objects` get their states.
+
+    Without --resume that is step 0. data: the fingerprint of the data. Prints a line if the checkpoint was
+    made with others, which is allowed.
+    """
+    if not args.resume:
+        return 0, [LOG_HEADER]
+    checkpoint = load_checkpoint(args.resume, objects)
+    step = checkpoint["step"]
+    if step > args.steps:
+        raise DataError(f"--steps {args.steps} lies behind step {step} of {args.resume}")
+    if checkpoint.get("data") not in (None, data):
+        print(f"the data of {args.data} are not those of the steps before: they have changed")
+    return step, checkpoint["log"]
+
+
 def check_optimizer_shapes(item: object) -> None:
     """Raises ValueError if an optimiser's state does not have its parameters' shapes; PyTorch would crash."""
     if not isinstance(item, torch.optim.Optimizer):
@@ -350,24 +390,42 @@ def check_optimizer_shapes(item: object) -> None:
 
 
 # ---------------------------------------------------------------- log
-def check_finite(step: int, out: Path, values: Tensor, *nets: nn.Module) -> None:
-    """Ends the program, with one line, if the values or a weight are not finite. Waits for the device."""
-    parameters = [p for net in nets for p in net.parameters()]
-    if not torch.nn.utils.get_total_norm([values, *parameters]).isfinite():
+def check_finite(step: int, out: Path, tensors: list[Tensor]) -> None:
+    """Ends the program, with one line, if losses or weights are not finite. Waits for the device."""
+    if not torch.nn.utils.get_total_norm(tensors).isfinite():
         sys.exit(f"step {step}: loss or weights not finite; last good checkpoint: {out / 'last.pt'}")
 
 
-def write_row(path: Path, log: list[str], row: list[float], bar: tqdm) -> None:
-    """Adds a row to `log`, whose first line is the header, and to the file; shows it in words."""
-    log.append(",".join([str(row[0]), *(f"{value:.7g}" for value in row[1:])]) + "\n")
-    with open(path, "a") as file:
-        file.write(log[-1])
-    names = log[0].split(",")[1:-1]
-    text = "  ".join(f"{name} {value:.4g}" for name, value in zip(names, row[1:]))
-    if bar.disable:
-        say(f"step {row[0]}  {text}")
-    else:
-        bar.set_postfix_str(text)
+class Log:
+    """A run's log.csv, also shown in words or on a progress bar. Of several processes only rank 0 does so."""
+
+    def __init__(self, out: Path, rows: list[str], step: int, steps: int, batch_size: int, rank: int = 0):
+        self.path, self.rows, self.batch_size, self.rank = out / "log.csv", rows, batch_size, rank
+        # disable: None shows a bar on a terminal only
+        self.bar = tqdm(total=steps, initial=step, unit=" steps", disable=True if rank > 0 else None)
+        self.step, self.time = step, time.perf_counter()  # of the last row
+        self.begin = self.time
+        if len(rows) > 1:
+            self.begin -= float(rows[-1].split(",")[-1])  # what the run had taken before it was resumed
+
+    def write(self, step: int, losses: Tensor) -> None:
+        """Adds a row, of losses [4] that train_step returned. Waits for the device."""
+        if self.rank > 0:
+            return
+        values = losses.tolist()
+        now = time.perf_counter()
+        speed = (step - self.step) * self.batch_size / (now - self.time)
+        self.step, self.time = step, now
+        row = [*values, speed, now - self.begin]
+        self.rows.append(",".join([str(step), *(f"{value:.7g}" for value in row)]) + "\n")
+        with open(self.path, "a") as file:
+            file.write(self.rows[-1])
+        names = LOG_HEADER.split(",")[1:-1]
+        text = "  ".join(f"{name} {value:.4g}" for name, value in zip(names, row))
+        if self.bar.disable:
+            say(f"step {step}  {text}")
+        else:
+            self.bar.set_postfix_str(text)
 
 
 def say(text: str) -> None:
@@ -394,7 +452,7 @@ def save_curves(log: Path) -> None:
 
 
 def save_progress(samples: Path, frames: int = 24, side: int = 400) -> None:
-    """Animates the grids of a run's samples/ as progress.webp: at most `frames`, `side` pixels wide at most."""
+    """Animates a run's grids as progress.webp beside samples/, of limited length and width (pixels)."""
     paths = sorted(samples.glob("step_*.png"))
     if not paths:
         return
