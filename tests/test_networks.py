@@ -1,18 +1,19 @@
 """The function of every network: outputs and input gradients, with weights from a formula, are as recorded.
 
-Recorded at commit 6105c66, whose networks for pictures agree with the authors' TensorFlow code, given the same
-weights, to float64's rounding. A slope, an epsilon, a padding, a missing layer or labels concatenated in
-another order show here, even where training hides them.
+Recorded at commit 6105c66: given the same weights, its networks for pictures agree with the authors'
+TensorFlow code to float64's rounding. A slope, an epsilon, a padding, a missing layer or labels concatenated
+in another order show here, even where training hides them.
 """
 
 import math
 
+import pytest
+import torch
+
 import gaussian_mixture
 import lsgan_cond_chars
 import lsgan_scenes
-import pytest
 import stability_grid
-import torch
 
 
 def wave(shape, phase: float) -> torch.Tensor:
