@@ -1,132 +1,170 @@
 """Conditional LSGAN on Chinese characters: the networks of Figure 4 trained with Equation 10 (Figure 9).
 
-    python lsgan_cond_chars.py --classes 20 --width 32 --batch-size 32 --lr 5e-4 --steps 4000  # toys, minutes
-    python lsgan_cond_chars.py --data hwdb1.0 --gpu 0                 # the paper's run; --resume goes on
+    python lsgan_cond_chars.py --data hwdb1.0 --gpu 0                      # the paper's run
+    python lsgan_cond_chars.py --data hwdb1.0 --gpu 0 --resume             # go on where it stopped
     python lsgan_cond_chars.py --sample runs/lsgan_cond_chars-hwdb1.0-ls-seed0/last.pt --text 永和九年 --n 4
-    torchrun --nproc-per-node 8 lsgan_cond_chars.py --data hwdb1.0    # the same run on eight GPUs
+    torchrun --nproc-per-node 8 lsgan_cond_chars.py --data hwdb1.0         # the same run on eight GPUs
+    python lsgan_cond_chars.py --classes 20 --width 32 --batch-size 32 --lr 5e-4 --steps 4000  # toys
 
-Differences from the authors' code: losses are means over the batch (theirs are sums; Adam does not notice).
-One G forward serves both updates, so G's running BN statistics move once a step, not twice. SAME padding is
-TensorFlow's turned by 180 degrees, equivalent as initial weights are i.i.d. Everything random is seeded.
+Differences from the authors' code: losses are means over the batch (theirs are sums; Adam hardly notices).
+One G forward serves both updates, so G's running BN statistics move once a step, not twice; they average the
+unbiased variance, theirs the biased one. SAME padding is TensorFlow's turned by 180 degrees, equivalent as
+initial weights are i.i.d. An epoch is a permutation of the data, theirs a shuffle buffer of 1,000 pictures.
+D's first layer has 256 channels as in the paper, 257 in the code. Without files named Test a fifth of the
+writers is held out; theirs trains on all.
 """
 
-import json
-import os
 import sys
-import time
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, BooleanOptionalAction, Namespace
+from argparse import BooleanOptionalAction, Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # threads that wait soon leave their core to the data workers
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from data import DataError, runs
-from data.characters import open_characters
+from data import DataError, make_parser, one_line_errors, runs
+from data.characters import Characters, open_characters
+from data.runs import at_least, below_one, not_empty
+
+LEGEND = "d_loss, g_loss: 0/1/1 balances at 0.25, 0.125; d_real, d_fake: mean D, of sigmoid sigmoid(D)"
+INIT_G, INIT_D, Z, GRID, SAMPLE, CLASSES, ORDER = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    1000,
+)  # independent streams of random numbers
 
 
 # ---------------------------------------------------------------- settings
-def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Namespace:
-    """Flags -> Namespace. `saved`, a checkpoint's arguments, are the defaults and may not be contradicted."""
-    parser = ArgumentParser(formatter_class=ArgumentDefaultsHelpFormatter, allow_abbrev=False)
-    parser.error = fail
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    """The command line `argv`, by default the program's own; on --resume a checkpoint gives the defaults."""
+    parser = make_parser(Path(__file__).name, "Conditional LSGAN on Chinese characters (Figures 4 and 9)")
     add = parser.add_argument_group("data").add_argument
     add("--data", default="strokes", help=".gnt or zip files (hwdb1.0), folder per class, or toy strokes")
     add("--fit", choices=["squash", "pad"], default="squash", help="how a picture becomes square")
     add("--charset", choices=["level1", "all"], default="level1", help="GB2312 level 1, or every character")
-    add("--classes", type=int, default=0, help="use only the so many most frequent classes; 0: all")
-    add("--workers", type=int, default=0, help="processes that read data; 0: read in this one")
+    add("--classes", type=at_least(0), default=0, help="use only so many classes, the most frequent; 0: all")
     add = parser.add_argument_group("model").add_argument
-    add("--width", type=int, default=256, help="channels of D's first layer; all others scale with it")
-    add("--z-dim", type=int, default=1024, help="dimension of the noise z")
+    add(
+        "--width", type=at_least(1), default=256, help="channels of D's first layer; all others scale with it"
+    )
+    add("--z-dim", type=at_least(1), default=1024, help="dimension of the noise z")
     add = parser.add_argument_group("loss").add_argument
     add("--loss", choices=["ls", "sigmoid"], default="ls", help="least squares, or the regular GAN's loss")
     add("--a", type=float, default=0.0, help="least squares: D's target for fake (-1 in Eq. 8)")
     add("--b", type=float, default=1.0, help="least squares: D's target for real (1 in Eq. 8)")
     add("--c", type=float, default=1.0, help="least squares: G's target for fake (0 in Eq. 8)")
     add = parser.add_argument_group("optimiser").add_argument
-    add("--lr", type=float, default=2e-4, help="learning rate, for G and D")
-    add("--beta1", type=float, default=0.5, help="Adam's first decay rate")
-    add("--batch-size", type=int, default=64, help="pictures a step, whatever the number of processes")
-    add("--steps", type=int, default=1_000_000, help="steps in all; a larger value extends a finished run")
-    add = parser.add_argument_group("run").add_argument
-    add("--seed", type=int, default=0, help="everything random follows from it")
+    add("--lr", type=at_least(0, float), default=2e-4, help="learning rate, for G and D")
+    add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
+    add(
+        "--batch-size", type=at_least(1), default=64, help="pictures a step, whatever the number of processes"
+    )
+    add(
+        "--steps",
+        type=at_least(0),
+        default=1_000_000,
+        help="steps in all; a larger value extends a finished run",
+    )
+    add(
+        "--ema",
+        type=below_one,
+        default=0.0,
+        help="decay of an average of G's weights that draws the pictures; 0: off",
+    )
+    run = parser.add_argument_group("run")
+    add = run.add_argument
+    add("--seed", type=at_least(0), default=0, help="everything random follows from it")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
-    add("--amp", action=BooleanOptionalAction, help="bfloat16 forward passes; unset: on GPUs made for it")
+    add(
+        "--tf32", action=BooleanOptionalAction, default=True, help="TF32 arithmetic in float32 layers on GPUs"
+    )
+    add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
     add("--compile", action=BooleanOptionalAction, default=False, help="torch.compile both networks")
-    add("--out", help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
-    add("--resume", nargs="?", const=True, metavar="FILE", help="go on from the run's last.pt, or FILE")
-    add("--sample", metavar="FILE", help="write grid.png and samples.npy from a checkpoint, no training")
-    add("--n", type=int, default=64, help="number of pictures for --sample")
-    add("--text", help="characters for --sample to write, in --n rows, each by another hand")
-    add("--log-every", type=int, default=50, help="steps between rows of log.csv")
-    add("--sample-every", type=int, default=1000, help="steps between grids in samples/")
-    add("--save-every", type=int, default=1000, help="steps between saves of last.pt")
-    add("--keep-every", type=int, default=0, help="steps between checkpoints that stay; 0: only the last")
-    args = parser.parse_args(argv, Namespace(**(saved or {})))
+    add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
+    add("--n", type=at_least(1), default=64, help="number of pictures for --sample")
+    add("--text", type=not_empty, help="characters for --sample to write, in --n rows, each by another hand")
+    add("--log-every", type=at_least(1), default=50, help="steps between rows of log.csv")
+    add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
+    add("--save-every", type=at_least(1), default=10_000, help="steps between saves of last.pt")
+    add(
+        "--keep-every",
+        type=at_least(0),
+        default=0,
+        help="steps between checkpoints that stay; 0: only the last",
+    )
+    add = run.add_mutually_exclusive_group().add_argument
+    add(
+        "--resume",
+        nargs="?",
+        const=True,
+        type=not_empty,
+        metavar="FILE",
+        help="go on from the run's last.pt, or FILE",
+    )
+    add(
+        "--sample",
+        type=not_empty,
+        metavar="FILE",
+        help="write grid.png and samples.npy from a checkpoint, no training",
+    )
 
-    at_least = dict.fromkeys("classes workers lr beta1 steps seed keep_every".split(), 0)
-    at_least |= dict.fromkeys("width z_dim batch_size n log_every sample_every save_every".split(), 1)
-    for name, least in at_least.items():
-        if not getattr(args, name) >= least:
-            fail(f"--{name.replace('_', '-')} must be at least {least}")
-    if not args.beta1 < 1:
-        fail("--beta1 must be less than 1")
-    if args.text is not None and not (args.text and args.sample):
-        fail("--text needs a character or more, and the checkpoint that is to write them: --sample FILE")
-    for name, value in (saved or {}).items():
-        free = ("steps", "workers", "compile", "log_every", "sample_every", "save_every", "keep_every")
-        if getattr(args, name) != value and name not in free and not (args.sample and name == "seed"):
-            fail(f"--{name.replace('_', '-')} is {value} in the checkpoint and cannot change")
-    default_out = f"runs/{Path(__file__).stem}-{Path(args.data).name}-{args.loss}-seed{args.seed}"
-    if args.resume is True:
-        args.resume = str(Path(args.out or default_out, "last.pt"))
-    checkpoint = args.sample or args.resume
-    args.out = args.out or (str(Path(checkpoint).parent) if checkpoint else default_out)
+    def default_out(args: Namespace) -> str:
+        return f"runs/{Path(__file__).stem}-{Path(args.data).name}-{args.loss}-seed{args.seed}"
+
+    args = runs.parse_args(parser, argv, default_out)
+    if args.text and not args.sample:
+        parser.error("--text needs the checkpoint that is to write it: --sample FILE")
     return args
 
 
-def fail(message: object) -> None:
-    """Ends the program because of bad input: one line, exit code 2."""
-    print(f"{Path(__file__).name}: error: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(2)
-
-
-def pick_device(gpu: int | None) -> torch.device:
-    """--gpu N: that GPU; -1: the CPU; None: GPU 0, under torchrun the local rank's, or else the CPU."""
-    count = torch.cuda.device_count()
-    if gpu is None:
-        gpu = int(os.environ.get("LOCAL_RANK", 0)) if count else -1
-        if not count:
-            print("no GPU found: running on the CPU")
-    elif gpu != -1 and "LOCAL_RANK" in os.environ:
-        fail("under torchrun the local rank chooses the GPU; only --gpu -1 (the CPU) may be given")
-    if gpu == -1:
-        return torch.device("cpu")
-    if not 0 <= gpu < count:
-        found = ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(count)) or "none"
-        fail(f"there is no GPU {gpu}; GPUs found: {found}; --gpu -1 runs on the CPU")
-    torch.cuda.set_device(gpu)
-    return torch.device("cuda", gpu)
-
-
 # ---------------------------------------------------------------- randomness
-INIT_G, INIT_D, Z, GRID, SAMPLE, CLASSES = range(6)  # independent streams; runs.load_batches has its own
-
-
-def rng(seed: int, stream: int, step: int) -> np.random.Generator:
+def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    return np.random.default_rng(np.random.SeedSequence([seed, stream, step]))
+    return np.random.default_rng([seed, stream, step, 1])  # 1: numpy takes [0, 1] and [0, 1, 0] for the same
+
+
+def torch_rng(seed: int, stream: int, step: int = 0) -> torch.Generator:
+    """The same for PyTorch."""
+    return torch.Generator().manual_seed(int(rng(seed, stream, step).integers(2**32)))
 
 
 def noise(n: int, z_dim: int, seed: int, stream: int, step: int) -> Tensor:
     """z [n, z_dim], uniform(-1, 1); drawn on the CPU, so the same on every device."""
     return torch.from_numpy(rng(seed, stream, step).random((n, z_dim), dtype=np.float32) * 2 - 1)
+
+
+# ---------------------------------------------------------------- data
+def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) -> Iterator[Tensor]:
+    """Indices of the batches of steps start + 1, start + 2, ..., without end; this process's share of each.
+
+    Every epoch is a new permutation of the n pictures, a function of (seed, epoch), and drops its last
+    partial batch. So the batch of a step does not depend on where training started.
+    """
+    per_epoch = n // batch_size
+    epoch, position = divmod(start, per_epoch)
+    while True:
+        order = torch.from_numpy(rng(seed, ORDER, epoch).permutation(n))
+        for i in range(position, per_epoch):
+            yield order[i * batch_size : (i + 1) * batch_size][share]
+        epoch, position = epoch + 1, 0
+
+
+def load_batches(
+    pictures: Tensor, labels: Tensor, order: Iterator[Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields batches, uint8 [B, 28, 28] and int64 [B], from pictures and labels that are on the device."""
+    for indices in order:
+        indices = runs.to_device(indices, pictures.device)
+        yield pictures[indices], labels[indices]
 
 
 # ---------------------------------------------------------------- networks
@@ -136,8 +174,10 @@ class Generator(nn.Module):
     def __init__(self, classes: int = 3740, width: int = 256, z_dim: int = 1024):
         super().__init__()
         w = (width + 1) // 2
-        self.phi, self.phi_bias = nn.Embedding(classes, width), nn.Parameter(torch.zeros(width))
-        self.fc1, self.bn1 = nn.Linear(z_dim + width, w * 7 * 7), nn.BatchNorm1d(w * 7 * 7)
+        self.phi = nn.Embedding(classes, width)
+        self.phi_bias = nn.Parameter(torch.zeros(width))
+        self.fc1 = nn.Linear(z_dim + width, w * 7 * 7)
+        self.bn1 = nn.BatchNorm1d(w * 7 * 7)
         self.deconv2 = nn.ConvTranspose2d(w, w, 5, stride=2, padding=2, output_padding=1)
         self.bn2 = nn.BatchNorm2d(w)
         self.deconv3 = nn.ConvTranspose2d(w, 1, 5, stride=2, padding=2, output_padding=1)
@@ -154,34 +194,50 @@ class Discriminator(nn.Module):
 
     def __init__(self, classes: int = 3740, width: int = 256):
         super().__init__()
-        w, w2, w3 = width, 5 * width // 4, 4 * width
-        self.phi, self.phi_bias = nn.Embedding(classes, w), nn.Parameter(torch.zeros(w))
-        self.conv1 = nn.Conv2d(1, w, 5, stride=2, padding=2)  # 256 as in the paper; in the code 257
-        self.conv2, self.bn2 = nn.Conv2d(2 * w, w2, 5, stride=2, padding=2), nn.BatchNorm2d(w2)
-        self.fc3, self.bn3 = nn.Linear(w2 * 7 * 7 + w, w3), nn.BatchNorm1d(w3)
-        self.fc4 = nn.Linear(w3 + w, 1)  # no sigmoid: least squares regresses onto a and b
+        w, w2, w3 = width, 5 * width // 4, 4 * width  # 256, 320, 1024
+        self.phi = nn.Embedding(classes, w)
+        self.phi_bias = nn.Parameter(torch.zeros(w))
+        self.conv1 = nn.Conv2d(1, w, 5, stride=2, padding=2)
+        self.conv2 = nn.Conv2d(2 * w, w2, 5, stride=2, padding=2)
+        self.bn2 = nn.BatchNorm2d(w2)
+        self.fc3 = nn.Linear(w2 * 7 * 7 + w, w3)
+        self.bn3 = nn.BatchNorm1d(w3)
+        self.fc4 = LastLinear(w3 + w, 1)  # no sigmoid: least squares regresses onto a and b
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         y = self.phi(y) + self.phi_bias
         h = F.leaky_relu(self.conv1(x), 0.2)  # 256 x 14 x 14, no BN
-        # conv2 of h and y as constant maps in half the time: a tap adds the same wherever it meets such a map
-        kernel_h, kernel_y = self.conv2.weight.chunk(2, dim=1)
-        taps = torch.einsum("bi,oikl->bokl", y, kernel_y).flatten(2)  # 320 x 25
-        inside = F.unfold(torch.ones_like(h[:1, :1]), 5, padding=2, stride=2)  # 25 x 49: 1 or 0
-        h = F.conv2d(h, kernel_h, self.conv2.bias, 2, padding=2) + (taps @ inside).unflatten(2, (7, 7))
-        h = F.leaky_relu(self.bn2(h), 0.2)  # 320 x 7 x 7
+        h = F.leaky_relu(self.bn2(self.conv2_with_label(h, y)), 0.2)  # 320 x 7 x 7
         h = F.leaky_relu(self.bn3(self.fc3(torch.cat([h.flatten(1), y], 1))), 0.2)  # 1024
         return self.fc4(torch.cat([h, y], 1)).flatten(0)
 
+    def conv2_with_label(self, h: Tensor, y: Tensor) -> Tensor:
+        """conv2(torch.cat([h, y_maps], 1)), where y_maps is y [B, 256] as constant maps, in half the time.
 
-def init_weights(net: nn.Module, generator: np.random.Generator) -> None:
+        A tap of the kernel adds the same number wherever it lies inside a constant map, and nothing outside.
+        """
+        kernel_h, kernel_y = self.conv2.weight.chunk(2, dim=1)
+        taps = torch.einsum("bi,oikl->bokl", y, kernel_y).flatten(2)  # 320 x 25: what each tap adds
+        inside = F.unfold(torch.ones_like(h[:1, :1]), 5, padding=2, stride=2)  # 25 x 49: 1 where, else 0
+        from_y = (taps @ inside).unflatten(2, (7, 7))
+        return F.conv2d(h, kernel_h, self.conv2.bias, stride=2, padding=2) + from_y
+
+
+class LastLinear(nn.Linear):
+    """D's last layer: computes in its own precision under autocast too, as losses need more than bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
+
+
+def init_weights(net: nn.Module, generator: torch.Generator) -> None:
     """Weights N(0, 0.02), a convolution's cut at two sigma; biases 0. Authors' code: ops.py."""
-    torch_generator = torch.Generator().manual_seed(int(generator.integers(2**32)))
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=torch_generator)
+            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=generator)
         elif isinstance(module, (nn.ConvTranspose2d, nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02, generator=torch_generator)
+            nn.init.normal_(module.weight, std=0.02, generator=generator)
         if getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)
 
@@ -196,30 +252,36 @@ def discriminator_loss(d_real: Tensor, d_fake: Tensor, loss="ls", a=0.0, b=1.0) 
 
 def generator_loss(d_fake: Tensor, loss="ls", c=1.0) -> Tensor:
     """What G minimises. ls: the second line of Eq. 10. sigmoid: the non-saturating -log sigmoid(D(G(z)))."""
-    return 0.5 * (d_fake - c).square().mean() if loss == "ls" else F.softplus(-d_fake).mean()
+    if loss == "ls":
+        return 0.5 * (d_fake - c).square().mean()
+    return F.softplus(-d_fake).mean()
 
 
 # ---------------------------------------------------------------- training step
 def train_step(G, D, opt_g, opt_d, real, z, y, loss="ls", a=0.0, b=1.0, c=1.0, amp=False) -> Tensor:
-    """Updates D, then G with the same z and y. Returns d_loss, g_loss, mean D(x), D(G(z)), on the device."""
+    """Updates D, then G with the same z and y. Returns d_loss, g_loss, mean D(x|y), mean D(G(z|y)|y).
+
+    real: [B, 1, 28, 28] in [0, 1]. z: [B, z_dim]. y: [B], the classes of the real pictures, and of the fake
+    ones too. For the sigmoid loss the two means are those of sigmoid(D).
+    """
     autocast = torch.autocast(real.device.type, torch.bfloat16, enabled=amp)
     with autocast:
         fake = G(z, y)  # for both updates: G does not change in between
-        d_real, d_fake = D(real, y).to(real.dtype), D(fake.detach(), y).to(real.dtype)  # own BN statistics
+        d_real = D(real, y)  # real and fake pictures apart: each has its own BN statistics
+        d_fake = D(fake.detach(), y)
     d_loss = discriminator_loss(d_real, d_fake, loss, a, b)
     opt_d.zero_grad()
     d_loss.backward()
-    runs.average_gradients(D)
     opt_d.step()
 
     D.requires_grad_(False)  # only the gradient of D's input is needed now
     with autocast:
-        g_loss = generator_loss(D(fake, y).to(real.dtype), loss, c)
+        g_loss = generator_loss(D(fake, y), loss, c)
     opt_g.zero_grad()
     g_loss.backward()
-    runs.average_gradients(G)
     opt_g.step()
     D.requires_grad_(True)
+
     if loss == "sigmoid":
         d_real, d_fake = d_real.sigmoid(), d_fake.sigmoid()
     return torch.stack([d_loss, g_loss, d_real.mean(), d_fake.mean()]).detach()
@@ -229,9 +291,10 @@ def train_step(G, D, opt_g, opt_d, real, z, y, loss="ls", a=0.0, b=1.0, c=1.0, a
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor, y: Tensor) -> Tensor:
     """uint8 pictures [n, H, W, channels], in eval mode: none depends on the others of its batch."""
+    was_training = G.training
     G.eval()
-    images = G.forward(z, y)  # not G(z, y): past --compile
-    G.train()
+    images = G.forward(z, y)  # not G(z, y), which --compile has replaced
+    G.train(was_training)
     return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
 
 
@@ -241,159 +304,200 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
         save_image(pictures.permute(0, 3, 1, 2) / 255, file, format="png", nrow=columns, pad_value=1)
 
 
+def choose_shown(characters: Characters, seed: int) -> tuple[Tensor, Tensor]:
+    """64 random real characters for the grids, uint8 [64, 28, 28, 1], and their classes [64]."""
+    indices = torch.from_numpy(rng(seed, CLASSES).integers(len(characters.labels), size=64))
+    return characters.pictures[indices].unsqueeze(-1), characters.labels[indices]
+
+
+def alternate_rows(reals: Tensor, fakes: Tensor) -> Tensor:
+    """64 real and 64 generated pictures, in rows of 16: real ones, below them the generated, and so on."""
+    rows = torch.stack([reals.unflatten(0, (4, 16)), fakes.unflatten(0, (4, 16))], 1)
+    return rows.flatten(0, 2)
+
+
+def warn_of_collapse(step: int, fakes: Tensor, reals: Tensor) -> None:
+    """Prints a warning if generated pictures [n, H, W, channels] differ by a tenth of what real ones do."""
+    if fakes.float().std(0).mean() < 0.1 * reals.float().std(0).mean():
+        print(f"step {step}: warning: the samples hardly differ: G has collapsed or is untrained")
+
+
 def sample(args: Namespace) -> None:
-    """--sample: samples.npy, uint8 [n, 28, 28, 1], labels.npy, int64 [n], and the first 64 as grid.png."""
-    out, table, text = Path(args.out), args.table, args.text or ""
-    if old := [name for name in ("samples.npy", "labels.npy", "grid.png") if (out / name).exists()]:
-        fail(f"{out / old[0]} exists; --out FOLDER writes elsewhere")
-    if unknown := "".join(c for c in text if c not in table):
-        fail(f"--text: {unknown!r} not among the {len(table)} classes of {args.sample}")
-    labels = [table.index(c) for c in text] or rng(args.seed, CLASSES, 0).permutation(len(table))
-    y = torch.from_numpy(np.resize(labels, (args.n, len(text) or 1)))  # np.resize repeats them
+    """--sample: samples.npy, uint8 [n, 28, 28, 1], labels.npy, int64 [n], and the first 64 as grid.png.
+
+    With --text of k characters n * k pictures: rows of that text, each row from another z.
+    """
+    out = Path(args.out)
+    for name in ("samples.npy", "labels.npy", "grid.png"):
+        if (out / name).exists():
+            raise DataError(f"{out / name} exists; --out FOLDER writes elsewhere")
+    device = runs.pick_device(args.gpu)
+    table = runs.load_checkpoint(args.sample)["table"]
     G = Generator(len(table), args.width, args.z_dim)
-    load_checkpoint(args.sample, {"G": G})
-    G.to(device := pick_device(args.gpu))
-    rows = []
-    for i in tqdm(range(0, args.n, 64), unit_scale=64, unit=" images", disable=None):
+    if args.ema:
+        averaged = AveragedModel(G)
+        runs.load_checkpoint(args.sample, {"ema": averaged})
+        G = averaged.module
+    else:
+        runs.load_checkpoint(args.sample, {"G": G})
+    G.to(device)
+    y = choose_labels(args, table)  # [n, k]
+    pictures = torch.empty(*y.shape, 28, 28, 1, dtype=torch.uint8)
+    for i in tqdm(range(0, args.n, 64), unit_scale=64, unit=" rows", disable=None):
         z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64)[: args.n - i].to(device)
-        rows.append(torch.stack([generate(G, z, column.to(device)) for column in y[i : i + 64].T], 1))
+        for k in range(y.shape[1]):
+            pictures[i : i + 64, k] = generate(G, z, y[i : i + 64, k].to(device))
     out.mkdir(parents=True, exist_ok=True)
-    for name, array in (("samples.npy", torch.cat(rows).flatten(0, 1)), ("labels.npy", y.flatten())):
-        with runs.write_file(out / name) as file:
-            np.save(file, array.numpy())
-    save_grid(rows[0].flatten(0, 1), out / "grid.png", columns=len(text) or 8)
+    with runs.write_file(out / "samples.npy") as file:
+        np.save(file, pictures.flatten(0, 1).numpy())
+    with runs.write_file(out / "labels.npy") as file:
+        np.save(file, y.flatten().numpy())
+    columns = len(args.text) if args.text else 8
+    save_grid(pictures[:64].flatten(0, 1), out / "grid.png", columns)
     print(f"wrote {out / 'samples.npy'} ({y.numel()} pictures), labels.npy and grid.png")
 
 
-# ---------------------------------------------------------------- checkpoint
-def save_checkpoint(path: Path, objects: dict, **values) -> None:
-    """Writes the states of `objects` (networks and optimisers) and plain values, in one dict."""
-    states = {name: item.state_dict() for name, item in objects.items()}
-    with runs.write_file(path) as file:
-        torch.save({"script": Path(__file__).stem, **values, **states}, file)
-
-
-def load_checkpoint(path: Path | str, objects: dict) -> dict:
-    """Reads what save_checkpoint wrote, never running code from it, and gives `objects` their states."""
-    if not Path(path).exists():
-        fail(f"there is no checkpoint {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        for name, item in objects.items():
-            item.load_state_dict(checkpoint[name])
-        if checkpoint["script"] == Path(__file__).stem:
-            return {"args": dict(checkpoint["args"]), "step": checkpoint["step"], "log": checkpoint["log"]}
-    except Exception:  # a damaged file fails in any way it likes
-        pass
-    fail(f"{path} is damaged, or not a checkpoint of {Path(__file__).name}")
+def choose_labels(args: Namespace, table: list[str]) -> Tensor:
+    """int64 [n, k]: n times the k characters of --text; without it [n, 1], all classes in a random order."""
+    if not args.text:
+        order = torch.from_numpy(rng(args.seed, CLASSES).permutation(len(table)))
+        return order.repeat(args.n // len(table) + 1)[: args.n, None]
+    unknown = "".join(character for character in args.text if character not in table)
+    if unknown:
+        known = "".join(table[:20])
+        raise DataError(
+            f"--text: {unknown!r} not among the {len(table)} classes of {args.sample}: {known}..."
+        )
+    return torch.tensor([table.index(character) for character in args.text]).repeat(args.n, 1)
 
 
 # ---------------------------------------------------------------- train
-def train(args: Namespace) -> None:
-    """Trains as `args` says and fills the run directory args.out. Raises DataError for unreadable data."""
-    device = pick_device(args.gpu)
-    rank, world = runs.join_processes(device)
-    if args.amp is None:
-        args.amp = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    torch.backends.cudnn.deterministic = True  # a resumed run equals an uninterrupted one
-
-    dataset = open_characters(args.data, args.charset, args.classes or None, args.fit)
-    n, size, classes = len(dataset), args.batch_size, len(dataset.table)
-    if args.resume and dataset.table != args.table:
-        fail(f"the {classes} classes of {args.data} are not the {len(args.table)} of the checkpoint")
-    args.table = dataset.table
-    if size % world or not 2 * world <= size <= n:
-        fail(f"--batch-size {size}: each of {world} processes needs as many, at least 2, of {n} pictures")
-    share = slice(rank * size // world, (rank + 1) * size // world)
-    shown, shown_y = dataset[rng(args.seed, CLASSES, 0).integers(n, size=64)]
-
-    G, D = Generator(classes, args.width, args.z_dim), Discriminator(classes, args.width)
-    for net, stream in ((G, INIT_G), (D, INIT_D)):
-        init_weights(net, rng(args.seed, stream, 0))
-        if world > 1 and device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(net)  # in place: N GPUs equal one
-        net.to(device, memory_format=torch.channels_last)
-        if args.compile:
-            net.compile()
+def make_networks(args: Namespace, classes: int, device: torch.device, world: int) -> dict:
+    """G, D and their optimisers, and with --ema the average of G, as at the beginning of a run."""
+    with torch.random.fork_rng(devices=[]):  # new layers draw weights from the global generator
+        G = Generator(classes, args.width, args.z_dim)
+        D = Discriminator(classes, args.width)
+    init_weights(G, torch_rng(args.seed, INIT_G))
+    init_weights(D, torch_rng(args.seed, INIT_D))
+    if world > 1 and device.type == "cuda":  # N GPUs then equal one
+        G = nn.SyncBatchNorm.convert_sync_batchnorm(G)
+        D = nn.SyncBatchNorm.convert_sync_batchnorm(D)
+    G.to(device, memory_format=torch.channels_last)
+    D.to(device, memory_format=torch.channels_last)
     opt_g = torch.optim.Adam(G.parameters(), args.lr, betas=(args.beta1, 0.999), fused=True)
     opt_d = torch.optim.Adam(D.parameters(), args.lr, betas=(args.beta1, 0.999), fused=True)
     state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
+    if args.ema:
+        state["ema"] = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.ema), use_buffers=True)
+    if world > 1:
+        opt_g.register_step_pre_hook(runs.average_gradients)
+        opt_d.register_step_pre_hook(runs.average_gradients)
+    if args.compile:
+        G.compile()
+        D.compile()
+    return state
 
-    out, step, log = Path(args.out), 0, ["step,d_loss,g_loss,d_real,d_fake,images_per_second,seconds\n"]
-    if args.resume:
-        checkpoint = load_checkpoint(args.resume, state)
-        step, log = checkpoint["step"], checkpoint["log"]
-        if step > args.steps:
-            fail(f"--steps {args.steps} lies behind step {step} of {args.resume}")
-    for tensor in (*G.state_dict().values(), *D.state_dict().values()) if world > 1 else ():
-        dist.broadcast(tensor, 0)
-    kept = {k: v for k, v in vars(args).items() if k not in ("gpu", "out", "resume", "sample", "n", "text")}
 
-    def save(name):
-        save_checkpoint(out / name, state, args=kept, step=step, log=log)
+def open_data(args: Namespace, world: int) -> Characters:
+    """The characters. DataError if the batch size does not fit them, or if --resume finds other classes."""
+    characters = open_characters(args.data, args.charset, args.classes or None, args.fit)
+    n = len(characters.labels)
+    if args.batch_size % world or not 2 * world <= args.batch_size <= n:
+        raise DataError(
+            f"--batch-size {args.batch_size} must be a multiple of the number of processes, {world},"
+            f" at least 2 for each, and at most the number of pictures, {n}"
+        )
+    if args.resume and runs.load_checkpoint(args.resume).get("table") != characters.table:
+        raise DataError(f"the {len(characters.table)} classes of {args.data} are not those of {args.resume}")
+    return characters
 
-    if rank == 0:
-        runs.start_run(out, args.resume)
-        save("last.pt")  # first of all, so that a run stopped at any moment can be resumed
-        (out / "samples").mkdir(exist_ok=True)
-        (out / "args.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False), "utf-8")
-        (out / "log.csv").write_text("".join(log))
-        print(f"{out}: {n} pictures, from step {step} to {args.steps} on {world} x {device}")
-        print("d_loss, g_loss: 0/1/1 balances at 0.25, 0.125; d_real, d_fake: mean D, of sigmoid sigmoid(D)")
-    loader = runs.load_batches(dataset, args.batch_size, args.seed, step, args.steps, share, args.workers)
-    bar = tqdm(total=args.steps, initial=step, unit=" steps", disable=rank > 0 or None)
-    before, then = step, time.perf_counter()
-    begin = then - float(log[-1].split(",")[-1] if len(log) > 1 else 0)
-    with bar, runs.catch_signals() as stop:
-        for step, (pictures, labels) in enumerate(loader, before + 1):
-            real = pictures.to(device, non_blocking=True).unsqueeze(1) / 255
-            z = noise(args.batch_size, args.z_dim, args.seed, Z, step)[share].to(device, non_blocking=True)
-            y = labels.to(device, non_blocking=True)
+
+def due(step: int, every: int, last: int) -> bool:
+    """Whether what is done every so many steps, and after the last one, is to be done now; every 0: never."""
+    return every > 0 and (step % every == 0 or step == last)
+
+
+def train(args: Namespace) -> None:
+    """Trains as `args` says and fills the run directory args.out. Raises DataError for unreadable data."""
+    device = runs.pick_device(args.gpu)
+    rank, world = runs.join_processes(device)
+    runs.set_arithmetic(args.tf32)
+
+    characters = open_data(args, world)
+    pictures, labels = characters.pictures.to(device), characters.labels.to(device)
+    state = make_networks(args, len(characters.table), device, world)
+    G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
+    shown = state["ema"].module if args.ema else G  # draws the pictures
+    start, rows = runs.restore(args, state, characters.fingerprint)
+
+    share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
+    order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
+    batches = load_batches(pictures, labels, order)
+    reals, grid_y = choose_shown(characters, args.seed)
+    grid_z, grid_y = noise(64, args.z_dim, args.seed, GRID, 0).to(device), grid_y.to(device)
+    out = Path(args.out)
+    step = start
+
+    def save(name: str) -> None:
+        runs.check_finite(step, out, [*G.parameters(), *D.parameters()])
+        runs.save_checkpoint(
+            out / name,
+            state,
+            args=runs.saved_args(args),
+            step=step,
+            log=rows,
+            data=characters.fingerprint,
+            table=characters.table,
+        )
+
+    with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
+        if rank == 0:
+            save("last.pt")  # first of all, so that a run stopped at any moment can be resumed
+            runs.write_args_and_log(out, args, rows)
+            print(f"{out}: {len(pictures)} pictures, step {start} to {args.steps}, on {world} x {device}")
+            print(LEGEND)
+        log = runs.Log(out, rows, start, args.steps, args.batch_size, rank)
+
+        for step, (batch, y) in zip(range(start + 1, args.steps + 1), batches):
+            real = batch.unsqueeze(1) / 255  # [B, 1, 28, 28] in [0, 1]
+            z = runs.to_device(noise(args.batch_size, args.z_dim, args.seed, Z, step)[share], device)
             losses = train_step(G, D, opt_g, opt_d, real, z, y, args.loss, args.a, args.b, args.c, args.amp)
-            bar.update()
+            if args.ema:
+                state["ema"].update_parameters(G)
+            log.bar.update()
+            # Up to here nothing waits for the device.
 
-            every = (args.log_every, args.sample_every, args.save_every, args.keep_every)
-            logs, draws, saves, keeps = (n > 0 and (step % n == 0 or step == args.steps) for n in every)
-            if not (logs or draws or saves or keeps or (stop and world == 1)):
-                continue  # nothing up to here waits for the device
-            norm = torch.nn.utils.get_total_norm([*G.parameters(), *D.parameters()])
-            report = torch.cat([losses, norm[None], losses.new_tensor([len(stop)])])
-            if world > 1:
-                dist.all_reduce(report)
-            if not report.isfinite().all():
-                sys.exit(f"step {step}: loss or weights not finite; last good checkpoint: {out / 'last.pt'}")
-            *values, norm, stopped = (report / world).tolist()
-            if rank == 0 and logs:
-                now = time.perf_counter()
-                row = [step, *values, (step - before) * args.batch_size / (now - then), now - begin]
-                text, before, then = runs.write_row(out / "log.csv", log, row), step, now
-                bar.set_postfix_str(text) if not bar.disable else print(text, flush=True)
-            if rank == 0 and draws:
-                fakes = generate(G, noise(64, args.z_dim, args.seed, GRID, 0).to(device), shown_y.to(device))
-                rows = torch.stack([x.reshape(4, 16, 28, 28, 1) for x in (shown, fakes)], 1)  # real on top
-                save_grid(rows.flatten(0, 2), out / "samples" / f"step_{step:08}.png", columns=16)
-                if fakes.float().std(0).mean() < 0.1 * pictures.float().std(0).mean():
-                    print(f"step {step}: warning: the samples hardly differ: G has collapsed or is untrained")
-            if rank == 0 and (saves or stopped):
+            if step == 1 or due(step, args.log_every, args.steps):
+                losses = runs.average(losses)
+                runs.check_finite(step, out, [losses, *G.parameters(), *D.parameters()])
+                log.write(step, losses)
+
+            if rank == 0 and due(step, args.sample_every, args.steps):
+                fakes = generate(shown, grid_z, grid_y)
+                save_grid(alternate_rows(reals, fakes), out / "samples" / f"step_{step:08}.png", columns=16)
+                warn_of_collapse(step, fakes, reals)
+
+            stopped = runs.agree_to_stop(caught, step, args.log_every, device)
+            if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
                 save("last.pt")
                 runs.save_curves(out / "log.csv")
-            if rank == 0 and keeps:
+                runs.save_progress(out / "samples")
+
+            if rank == 0 and due(step, args.keep_every, args.steps):
                 save(f"step_{step:08}.pt")
+
             if stopped:
-                sys.exit(128 + (stop or [15])[0])  # 130: Ctrl-C, 143: SIGTERM, perhaps another process's
+                sys.exit(128 + stopped)  # 130: Ctrl-C, 143: SIGTERM, perhaps another process's
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line `argv`; by default the program's own."""
-    args = parse_args(argv)
-    try:
-        if args.sample or args.resume:
-            args = parse_args(argv, saved=load_checkpoint(args.sample or args.resume, {})["args"])
-        sample(args) if args.sample else train(args)
-    except KeyboardInterrupt:  # outside the training loop, which saves first
-        sys.exit(130)
-    except (DataError, OSError) as error:
-        fail(str(error).splitlines()[-1])  # a data worker's error comes with its traceback
+    with one_line_errors(Path(__file__).name):
+        args = parse_args(argv)
+        if args.sample:
+            sample(args)
+        else:
+            train(args)
 
 
 if __name__ == "__main__":

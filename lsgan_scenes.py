@@ -29,10 +29,19 @@ from tqdm import tqdm
 
 from data import DataError, make_parser, one_line_errors, runs
 from data.images import Images, decode_all, open_images
-from data.runs import at_least, below_one, file_name, multiple_of
+from data.runs import at_least, below_one, multiple_of, not_empty
 
+LEGEND = "d_loss, g_loss: 0/1/1 balances at 0.25, 0.125; d_real, d_fake: mean D, of sigmoid sigmoid(D)"
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
-INIT_G, INIT_D, Z, GRID, SAMPLE, AUGMENT, ORDER = range(7)  # independent streams of random numbers
+INIT_G, INIT_D, Z, GRID, SAMPLE, AUGMENT, ORDER = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    1000,
+)  # independent streams of random numbers
 
 
 # ---------------------------------------------------------------- settings
@@ -79,7 +88,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         default=0.0,
         help="decay of an average of G's weights that draws the pictures; 0: off",
     )
-    add = parser.add_argument_group("run").add_argument
+    run = parser.add_argument_group("run")
+    add = run.add_argument
     add("--seed", type=at_least(0), default=0, help="everything random follows from it")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
     add(
@@ -87,7 +97,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     )
     add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
     add("--compile", action=BooleanOptionalAction, default=False, help="torch.compile both networks")
-    add("--out", type=file_name, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
+    add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
     add("--n", type=at_least(1), default=64, help="number of pictures for --sample")
     add("--log-every", type=at_least(1), default=50, help="steps between rows of log.csv")
     add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
@@ -98,18 +108,18 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         default=0,
         help="steps between checkpoints that stay; 0: only the last",
     )
-    add = parser.add_mutually_exclusive_group().add_argument
+    add = run.add_mutually_exclusive_group().add_argument
     add(
         "--resume",
         nargs="?",
         const=True,
-        type=file_name,
+        type=not_empty,
         metavar="FILE",
         help="go on from the run's last.pt, or FILE",
     )
     add(
         "--sample",
-        type=file_name,
+        type=not_empty,
         metavar="FILE",
         help="write grid.png and samples.npy from a checkpoint, no training",
     )
@@ -409,8 +419,8 @@ def open_data(args: Namespace, device: torch.device, world: int) -> tuple[Tensor
     images = open_images(args.data, args.size, args.fit, args.limit or None)
     if args.batch_size % world or not 2 * world <= args.batch_size <= len(images):
         raise DataError(
-            f"--batch-size {args.batch_size} must be a multiple of the number of processes, {world}, at least 2"
-            f" for each of them, and at most the number of pictures, {len(images)}"
+            f"--batch-size {args.batch_size} must be a multiple of the number of processes, {world},"
+            f" at least 2 for each, and at most the number of pictures, {len(images)}"
         )
     if images.nbytes <= IN_MEMORY:
         return decode_all(images).to(device), images.fingerprint
@@ -418,7 +428,7 @@ def open_data(args: Namespace, device: torch.device, world: int) -> tuple[Tensor
 
 
 def draw_u(args: Namespace, step: int, share: slice, device: torch.device) -> Tensor | None:
-    """What `augment` needs at this step, uniform(-1, 1), [2, B, 8]: for real and for fake; None without it."""
+    """What `augment` needs at this step, uniform(-1, 1) [2, B, 8]: for real and fake; None without it."""
     if not args.augment:
         return None
     u = noise(2 * args.batch_size, 8, args.seed, AUGMENT, step).view(2, args.batch_size, 8)
@@ -460,9 +470,7 @@ def train(args: Namespace) -> None:
             save("last.pt")  # first of all, so that a run stopped at any moment can be resumed
             runs.write_args_and_log(out, args, rows)
             print(f"{out}: {len(pictures)} pictures, step {start} to {args.steps}, on {world} x {device}")
-            print(
-                "d_loss, g_loss: 0/1/1 balances at 0.25, 0.125; d_real, d_fake: mean D, of sigmoid sigmoid(D)"
-            )
+            print(LEGEND)
         log = runs.Log(out, rows, start, args.steps, args.batch_size, rank)
 
         for step, batch in zip(range(start + 1, args.steps + 1), batches):

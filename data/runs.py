@@ -80,10 +80,10 @@ def some_of(known: list[str]) -> Callable[[str], list[str]]:
     return parse
 
 
-def file_name(text: str) -> str:
-    """An argparse type: a path that is not empty."""
+def not_empty(text: str) -> str:
+    """An argparse type: a text of at least one character."""
     if not text:
-        raise ArgumentTypeError("needs the name of a file")
+        raise ArgumentTypeError("must not be empty")
     return text
 
 
