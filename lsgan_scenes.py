@@ -31,17 +31,10 @@ from data import DataError, make_parser, one_line_errors, runs
 from data.images import Images, decode_all, open_images
 from data.runs import at_least, below_one, multiple_of, not_empty
 
-LEGEND = "d_loss, g_loss: 0/1/1 balances at 0.25, 0.125; d_real, d_fake: mean D, of sigmoid sigmoid(D)"
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
-INIT_G, INIT_D, Z, GRID, SAMPLE, AUGMENT, ORDER = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    1000,
-)  # independent streams of random numbers
+# Independent streams of random numbers
+INIT_G, INIT_D, Z, GRID, SAMPLE, AUGMENT = range(6)
+ORDER = 1000
 
 
 # ---------------------------------------------------------------- settings
@@ -52,18 +45,11 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--data", default="rooms", help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms")
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
     add("--limit", type=at_least(0), default=0, help="use only so many pictures, spread evenly; 0: all")
-    add(
-        "--workers", type=at_least(0), help="processes that read data too large for memory; unset: one a core"
-    )
-    add(
-        "--augment",
-        type=at_least(0, float),
-        default=0.0,
-        help="strength of DiffAugment, for few pictures; 0: off",
-    )
+    add("--workers", type=at_least(0), help="processes that read pictures; unset: one a core")
+    add("--augment", type=at_least(0, float), default=0.0, help="strength of DiffAugment; 0: off")
     add = parser.add_argument_group("model").add_argument
     add("--size", type=multiple_of(16), default=112, help="side of the pictures, a multiple of 16")
-    add("--width", type=at_least(1), default=64, help="channels of D's first layer; all others scale with it")
+    add("--width", type=at_least(1), default=64, help="channels of D's first layer; scales all others")
     add("--z-dim", type=at_least(1), default=1024, help="dimension of the noise z")
     add = parser.add_argument_group("loss").add_argument
     add("--loss", choices=["ls", "sigmoid"], default="ls", help="least squares, or the regular GAN's loss")
@@ -73,28 +59,14 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add = parser.add_argument_group("optimiser").add_argument
     add("--lr", type=at_least(0, float), default=1e-3, help="learning rate, for G and D")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
-    add(
-        "--batch-size", type=at_least(1), default=64, help="pictures a step, whatever the number of processes"
-    )
-    add(
-        "--steps",
-        type=at_least(0),
-        default=1_000_000,
-        help="steps in all; a larger value extends a finished run",
-    )
-    add(
-        "--ema",
-        type=below_one,
-        default=0.0,
-        help="decay of an average of G's weights that draws the pictures; 0: off",
-    )
+    add("--batch-size", type=at_least(1), default=64, help="pictures a step, of all processes together")
+    add("--steps", type=at_least(0), default=1_000_000, help="steps in all")
+    add("--ema", type=below_one, default=0.0, help="decay of the average of G that is shown; 0: off")
     run = parser.add_argument_group("run")
     add = run.add_argument
     add("--seed", type=at_least(0), default=0, help="everything random follows from it")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
-    add(
-        "--tf32", action=BooleanOptionalAction, default=True, help="TF32 arithmetic in float32 layers on GPUs"
-    )
+    add("--tf32", action=BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
     add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
     add("--compile", action=BooleanOptionalAction, default=False, help="torch.compile both networks")
     add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
@@ -102,27 +74,10 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--log-every", type=at_least(1), default=50, help="steps between rows of log.csv")
     add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
     add("--save-every", type=at_least(1), default=10_000, help="steps between saves of last.pt")
-    add(
-        "--keep-every",
-        type=at_least(0),
-        default=0,
-        help="steps between checkpoints that stay; 0: only the last",
-    )
+    add("--keep-every", type=at_least(0), default=0, help="steps between checkpoints that stay; 0: none")
     add = run.add_mutually_exclusive_group().add_argument
-    add(
-        "--resume",
-        nargs="?",
-        const=True,
-        type=not_empty,
-        metavar="FILE",
-        help="go on from the run's last.pt, or FILE",
-    )
-    add(
-        "--sample",
-        type=not_empty,
-        metavar="FILE",
-        help="write grid.png and samples.npy from a checkpoint, no training",
-    )
+    add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
+    add("--sample", type=not_empty, metavar="FILE", help="write pictures from a checkpoint, no training")
 
     def default_out(args: Namespace) -> str:
         return f"runs/{Path(__file__).stem}-{Path(args.data).name}-{args.loss}-seed{args.seed}"
@@ -167,6 +122,7 @@ def load_batches(pictures: Tensor | Images, order: Iterator[Tensor], device, wor
     if isinstance(pictures, Tensor):
         for indices in order:
             yield pictures[runs.to_device(indices, device)]
+        return
     loader = DataLoader(
         pictures,
         sampler=order,
@@ -470,7 +426,9 @@ def train(args: Namespace) -> None:
             save("last.pt")  # first of all, so that a run stopped at any moment can be resumed
             runs.write_args_and_log(out, args, rows)
             print(f"{out}: {len(pictures)} pictures, step {start} to {args.steps}, on {world} x {device}")
-            print(LEGEND)
+            print(
+                "d_real, d_fake: D's mean answers, 0.5 each if it cannot tell; then d_loss 0.25, g_loss 0.125"
+            )
         log = runs.Log(out, rows, start, args.steps, args.batch_size, rank)
 
         for step, batch in zip(range(start + 1, args.steps + 1), batches):
