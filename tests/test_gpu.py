@@ -1,0 +1,181 @@
+"""What only a GPU can show. Without one these tests are skipped; `pytest -m gpu` runs nothing else."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import same
+
+import lsgan_cond_chars
+import lsgan_scenes
+from data import score
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("ignore"),  # the compiler warns of its own doings
+]
+SMALL = {
+    "lsgan_scenes": "--size 32 --width 16 --z-dim 32 --batch-size 32 --limit 400",
+    "lsgan_cond_chars": "--classes 10 --width 32 --z-dim 32 --batch-size 32",
+    "gaussian_mixture": "--seeds 2 --measure-every 100",
+    "stability_grid": "--size 32 --width 16 --z-dim 32 --batch-size 32 --seeds 1 --sample-every 100",
+}
+
+
+def run(script, *flags, folder, fails=False):
+    """The script's small run in a process of its own; what it printed."""
+    command = [sys.executable, ROOT / f"{script}.py", *SMALL[script].split(), *map(str, flags)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout
+
+
+def state(path):
+    """A checkpoint; its log without the last two columns, which are times."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint["log"] = [row.split(",")[:-2] for row in checkpoint["log"]]
+    return checkpoint
+
+
+@pytest.mark.parametrize("script", SMALL)
+def test_200_steps_in_float32(script, tmp_path):
+    assert "cuda" in run(script, "--steps", 200, "--gpu", 0, folder=tmp_path)
+
+
+@pytest.mark.parametrize("flag", ["--amp", "--compile", "--no-tf32"])
+@pytest.mark.parametrize("script", ["lsgan_scenes", "lsgan_cond_chars"])
+def test_200_steps_with(script, flag, tmp_path):
+    run(script, "--steps", 200, "--gpu", 0, flag, folder=tmp_path)
+
+
+@pytest.mark.parametrize("script", ["lsgan_scenes", "lsgan_cond_chars"])
+@pytest.mark.parametrize("flags", ["--no-amp", "--amp", "--ema 0.9"])
+def test_killed_and_resumed_equals_uninterrupted(script, flags, tmp_path):
+    flags = *flags.split(), "--steps", 400, "--save-every", 50, "--log-every", 50, "--gpu", 0
+    run(script, *flags, "--out", "whole", folder=tmp_path)
+    command = [
+        sys.executable,
+        ROOT / f"{script}.py",
+        *SMALL[script].split(),
+        *map(str, flags),
+        "--out",
+        "run",
+    ]
+    victim = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    for line in victim.stdout:
+        if line.startswith("step 150 "):
+            break
+    time.sleep(0.05)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    assert 0 < state(tmp_path / "run/last.pt")["step"] < 400
+    run(script, "--resume", "run/last.pt", "--gpu", 0, folder=tmp_path)
+    assert same(state(tmp_path / "run/last.pt"), state(tmp_path / "whole/last.pt"))
+
+
+def one_step(device):
+    """Weights after a step of a small scenes network, from the same weights, pictures and z on any device."""
+    G, D = lsgan_scenes.Generator(32, 16, 32), lsgan_scenes.Discriminator(32, 16)
+    lsgan_scenes.init_weights(G, torch.Generator().manual_seed(0))
+    lsgan_scenes.init_weights(D, torch.Generator().manual_seed(1))
+    G.to(device, memory_format=torch.channels_last)
+    D.to(device, memory_format=torch.channels_last)
+    opt_g, opt_d = (torch.optim.SGD(net.parameters(), lr=0.1) for net in (G, D))
+    generator = torch.Generator().manual_seed(2)
+    real = torch.rand(16, 3, 32, 32, generator=generator).to(device) * 2 - 1
+    z = torch.rand(16, 32, generator=generator).to(device) * 2 - 1
+    losses = lsgan_scenes.train_step(G, D, opt_g, opt_d, real, z)
+    return [losses.cpu(), *(p.detach().cpu() for net in (G, D) for p in net.parameters())]
+
+
+def test_a_step_on_the_gpu_equals_one_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    for on_cpu, on_gpu in zip(one_step("cpu"), one_step("cuda")):
+        torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-5)
+
+
+def test_a_checkpoint_goes_on_on_the_other_device(tmp_path):
+    run("lsgan_scenes", "--steps", 20, "--gpu", 0, "--out", "run", folder=tmp_path)
+    run("lsgan_scenes", "--resume", "run/last.pt", "--steps", 22, "--gpu", -1, folder=tmp_path)
+    run("lsgan_scenes", "--resume", "run/last.pt", "--steps", 40, "--gpu", 0, folder=tmp_path)
+
+
+@pytest.mark.parametrize("script", ["lsgan_scenes", "lsgan_cond_chars"])
+def test_samples_are_those_of_the_cpu_within_two_grey_levels(script, tmp_path):
+    run(script, "--steps", 200, "--gpu", 0, "--out", "run", folder=tmp_path)
+    pictures = {}
+    for gpu in (-1, 0):
+        flags = "--sample", "run/last.pt", "--gpu", gpu, "--no-tf32", "--out", f"samples{gpu}"
+        run(script, *flags, folder=tmp_path)
+        pictures[gpu] = np.load(tmp_path / f"samples{gpu}/samples.npy").astype(int)
+    assert np.abs(pictures[0] - pictures[-1]).max() <= 2
+
+
+@pytest.mark.parametrize("script", [lsgan_scenes, lsgan_cond_chars])
+def test_a_plain_step_never_waits_for_the_gpu(script, tmp_path, monkeypatch):
+    train_step, steps = script.train_step, []
+
+    def watched(*args):
+        steps.append(1)
+        # From the third step on; a step without a log row begins and ends in this mode.
+        torch.cuda.set_sync_debug_mode("error" if 3 <= len(steps) < 40 else "default")
+        return train_step(*args)
+
+    monkeypatch.setattr(script, "train_step", watched)
+    flags = "--steps 50 --log-every 50 --sample-every 50 --gpu 0 --out".split()
+    try:
+        script.main([*SMALL[script.__name__].split(), *flags, str(tmp_path / "run")])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(steps) == 50
+
+
+def test_two_processes_on_one_gpu(tmp_path):
+    """Their mean gradient is that of one process with both halves, here of D without batch normalisation."""
+    program = """
+import os, torch, torch.distributed as dist
+from data import runs
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+torch.manual_seed(0)
+net = torch.nn.Linear(3, 1).cuda()
+torch.nn.init.constant_(net.weight, 0.5)
+opt = torch.optim.SGD(net.parameters(), lr=1.0)
+opt.register_step_pre_hook(runs.average_gradients)
+x = torch.arange(12.0).view(4, 3).cuda()
+net(x[2 * rank : 2 * rank + 2]).square().mean().backward()
+opt.step()
+whole = torch.nn.Linear(3, 1).cuda()
+torch.nn.init.constant_(whole.weight, 0.5)
+whole.bias.data.copy_(net.bias.data + net.bias.grad)
+whole(x).square().mean().backward()
+torch.testing.assert_close(net.weight.grad, whole.weight.grad)
+"""
+    (tmp_path / "two.py").write_text(program)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "two.py",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+
+
+def test_score_on_the_gpu(tmp_path):
+    run("lsgan_scenes", "--steps", 20, "--gpu", 0, "--out", "run", folder=tmp_path)
+    flags = "--sample", "run/last.pt", "--n", 300, "--gpu", 0, "--out", "samples"
+    run("lsgan_scenes", *flags, folder=tmp_path)
+    score.main([str(tmp_path / "samples/samples.npy"), "--data", "rooms", "--extractor", "random"])
