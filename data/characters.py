@@ -2,31 +2,56 @@
 
 import io
 import struct
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data import DataError, strokes
+from data.images import find_files, open_picture
 
 LEVEL1 = "".join(bytes((0xB0 + i // 94, 0xA1 + i % 94)).decode("gb2312") for i in range(3755))
-Files = list[tuple[str, Callable[[], BinaryIO]]]  # name, function that opens it
 
 
-class Characters(torch.utils.data.TensorDataset):
-    """`dataset[indices]` -> uint8 [b, 28, 28] (background 255), int64 class ids [b]; `table` names them."""
+class Characters(Dataset):
+    """`dataset[indices]` -> pictures, labels.
 
-    def __init__(self, pictures: np.ndarray, labels: np.ndarray, table: list[str]):
-        super().__init__(torch.from_numpy(pictures), torch.from_numpy(labels))
+    pictures: uint8 [n, 28, 28], background 255. labels: class ids, int64 [n]. table: the classes' names.
+    """
+
+    def __init__(self, pictures: Tensor, labels: Tensor, table: list[str]):
         self.pictures, self.labels, self.table = pictures, labels, table
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices) -> tuple[Tensor, Tensor]:
+        return self.pictures[indices], self.labels[indices]
+
+
+class File(NamedTuple):
+    name: str  # for messages
+    place: str  # below the folder that the user named
+    size: int  # bytes
+    open: Callable[[], BinaryIO]
+
+    @property
+    def is_gnt(self) -> bool:
+        return self.name.lower().endswith(".gnt")
+
+    @property
+    def folder(self) -> str:
+        return Path(self.name).parent.name
 
 
 def open_characters(
@@ -40,84 +65,171 @@ def open_characters(
     to a square first. split: "train", or "test" for held-out writers; both have the class ids of the training
     files, in the order of their GBK codes. DataError for anything that is wrong with the data.
     """
-    if fit not in ("squash", "pad") or charset not in ("level1", "all") or split not in ("train", "test"):
-        raise DataError(f"no such fit, charset or split: {fit}, {charset}, {split}")
+    check_one_of("fit", fit, ("squash", "pad"))
+    check_one_of("charset", charset, ("level1", "all"))
+    check_one_of("split", split, ("train", "test"))
     if classes is not None and classes < 1:
         raise DataError(f"classes must be at least 1, not {classes}")
-    if spec == "strokes":  # the characters in their class table are mere names
-        pictures, labels = strokes.draw_all(classes or 100, split)
-        print(f"strokes: {len(labels):,} drawings of {labels[-1] + 1:,} classes to {split} on")
-        return Characters(pictures, labels, list(LEVEL1[: labels[-1] + 1]))
-    train, test = find_files(Path(spec))
+    if spec == "strokes":
+        return draw_strokes(classes or 100, split)
+
+    train, test = split_files(Path(spec))
     counts = Counter(name for name, _ in read_samples(train))
-    names = sorted(counts, key=lambda name: name.encode("gb18030", errors="backslashreplace"))
-    if charset == "level1" and train[0][0].endswith(".gnt"):
-        names = [name for name in names if name in LEVEL1]
-    frequent = sorted(names, key=counts.get, reverse=True)[:classes]  # sorted() keeps ties in order
-    ids = {name: label for label, name in enumerate(sorted(frequent, key=names.index))}
+    table = choose_classes(counts, classes, charset if train[0].is_gnt else "all")
+    ids = {name: label for label, name in enumerate(table)}
     labels, pixels = [], bytearray()  # grows in place: no picture is ever held twice
     for name, picture in read_samples(train if split == "train" else test, ids, fit):
         labels.append(ids[name])
         pixels += picture
-    found = f"{spec}: {len(labels):,} samples of {len(ids):,} classes to {split} on"
-    if not labels or len(ids) < (classes or 1):
+
+    found = f"{spec}: {len(labels):,} samples of {len(table):,} classes to {split} on"
+    if not labels or len(table) < (classes or 1):
         raise DataError(f"{found}, but asked for {classes or 'all'} classes of charset {charset}")
+    missing = set(range(len(table))) - set(labels)
+    if split == "train" and missing:
+        raise DataError(f"{spec}: no picture of class {table[min(missing)]} decodes")
     print(f"{found} (other classes: {len(counts) - len(ids)}; files: {len(train)}, held out: {len(test)})")
-    return Characters(np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28), np.array(labels), list(ids))
+    pictures = torch.frombuffer(pixels, dtype=torch.uint8).view(-1, 28, 28)
+    return Characters(pictures, torch.tensor(labels), table)
 
 
-def find_files(path: Path) -> tuple[Files, Files]:
+def check_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise DataError(f"{name} must be {' or '.join(known)}, not {value}")
+
+
+def draw_strokes(classes: int, split: str) -> Characters:
+    """Toy characters; the names in their class table are mere names."""
+    pictures, labels = strokes.draw_all(classes, split)
+    print(f"strokes: {len(labels):,} drawings of {classes:,} classes to {split} on")
+    return Characters(torch.as_tensor(pictures), torch.as_tensor(labels), list(LEVEL1[:classes]))
+
+
+def choose_classes(counts: Counter, classes: int | None, charset: str) -> list[str]:
+    """The most frequent classes of the charset, sorted by their GBK codes; these decide ties too."""
+    names = sorted(counts, key=lambda name: name.encode("gb18030", errors="backslashreplace"))
+    if charset == "level1":
+        names = [name for name in names if name in LEVEL1]
+    frequent = set(sorted(names, key=counts.get, reverse=True)[:classes])
+    return [name for name in names if name in frequent]
+
+
+# ---------------------------------------------------------------- files
+def split_files(path: Path) -> tuple[list[File], list[File]]:
     """-> files to train on, files held out: released as Test, else the last fifth by name (of each class)."""
     if not path.exists():
         raise DataError(f"nothing at {path.absolute()}; `python -m data.download hwdb1.0` gets HWDB1.0")
-    found = [(str(file), partial(open, file, "rb", 0)) for file in (sorted(path.rglob("[!.]*")) or [path])]
-    files = [file for file in found if file[0].endswith(".gnt")]
-    files += [member for name, _ in found if name.endswith(".zip") for member in zip_members(name)]
-    files.sort(key=lambda file: Path(file[0]).name)
-    if len({Path(name).name for name, _ in files}) < len(files):
-        raise DataError(f"{path} has .gnt files of equal name (unpacked and zipped?): keep one of each")
-    start = len(str(path if path.is_dir() else path.parent))
-    held_out = {name for name, _ in files if any(test in name[start:].lower() for test in ("test", "tst"))}
+    found = list_files(path)
+    files = list_gnt(path, found)
+    held_out = {file.name for file in files if "test" in file.place.lower() or "tst" in file.place.lower()}
     if not files:
-        endings = tuple(Image.registered_extensions())
-        files = [f for f in found if Path(f[0]).parent.parent == path and f[0].lower().endswith(endings)]
+        files = list_pictures(found)
     if not held_out:
-        for _, group in groupby(files, key=lambda file: file[0].endswith(".gnt") or Path(file[0]).parent):
-            names = [name for name, _ in group]
+        for _, group in groupby(files, key=lambda file: file.is_gnt or file.folder):
+            names = [file.name for file in group]
             held_out.update(names[1:][-max(1, len(names) // 5) :])
-    train = [file for file in files if file[0] not in held_out]
+    train = [file for file in files if file.name not in held_out]
     if not train:
         raise DataError(f"nothing to train on in {path}: no .gnt files, zip files of them, or class folders")
-    return train, [file for file in files if file[0] in held_out]
+    return train, [file for file in files if file.name in held_out]
 
 
-def zip_members(path: str) -> Iterator[tuple[str, Callable]]:
-    """Name and opener of the `.gnt` files in a zip file, which is never unpacked."""
+def list_files(path: Path) -> list[File]:
+    """All regular files below a folder, by their paths; or the one file that path is."""
+    places = sorted(find_files(path), key=lambda place: place[0].split("/"))
+    if path.is_file():
+        places, path = [(path.name, path.stat())], path.parent
+    files = []
+    for place, about in places:
+        if about is not None:
+            name = str(path / place)
+            files.append(File(name, place, about.st_size, partial(open, name, "rb", 0)))
+    return files
+
+
+def list_gnt(path: Path, found: list[File]) -> list[File]:
+    """The `.gnt` files among those found and in the zip files among them, by their names without folders."""
+    files = [file for file in found if file.is_gnt]
+    for file in found:
+        if file.name.lower().endswith(".zip"):
+            files += list_zip(file)
+    files.sort(key=lambda file: Path(file.name).name)
+    if len({Path(file.name).name for file in files}) < len(files):
+        raise DataError(f"{path} has .gnt files of equal name (unpacked and zipped?): keep one of each")
+    return files
+
+
+def list_zip(file: File) -> list[File]:
+    """The `.gnt` files in a zip file, which is never unpacked."""
     try:
-        archive = zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(file.name)
     except Exception as error:  # a damaged file fails in any way it likes
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{file.name}: {error}") from error
+    files = []
     for member in archive.infolist():
-        name = f"{path}/{member.filename}"
-        if name.endswith((".alz", ".zip")):
-            raise DataError(f"{name!r}: unpack this too (.alz: with `unalz`), then move {path} away")
-        if name.endswith(".gnt") and "__MACOSX" not in name:
+        name = f"{file.name}/{member.filename}"
+        ending = name.lower()[-4:]
+        if ending in (".alz", ".zip"):
+            raise DataError(f"{name!r}: unpack this too (.alz: with `unalz`), then move {file.name} away")
+        if ending == ".gnt" and "__MACOSX" not in name:
             if member.file_size > 20 * member.compress_size:  # handwriting shrinks to a third or a quarter
                 raise DataError(f"zip bomb {name!r}: {member.file_size} bytes in {member.compress_size}")
-            yield name, partial(archive.open, member)
+            place = f"{file.place}/{member.filename}"
+            files.append(File(name, place, member.file_size, partial(archive.open, member)))
+    return files
 
 
-def read_samples(files: Files, wanted: dict | None = None, fit: str = "") -> Iterator[tuple[str, bytes]]:
-    """Yield (class name, 28x28 bytes) of the samples of wanted classes; None: names of all."""
-    for name, open_file in tqdm(files, unit="file", leave=False, disable=None):
-        try:
-            with io.BufferedReader(open_file(), 1 << 20) as stream:
-                folder, gnt = Path(name).parent.name, name.endswith(".gnt")
-                for label, picture in read_gnt(stream) if gnt else [(folder, Image.open(stream))]:
-                    if wanted is None or label in wanted:
-                        yield label, shrink(picture, fit) if wanted else b""
-        except Exception as error:  # as above
-            raise DataError(f"{name!r}: {error}") from error
+def list_pictures(found: list[File]) -> list[File]:
+    """The pictures in the class folders; tells of the other files."""
+    endings = tuple(Image.registered_extensions())
+    files = [file for file in found if file.place.count("/") == 1 and file.name.lower().endswith(endings)]
+    if files and len(files) < len(found):
+        print(
+            f"{len(found) - len(files):,} files are not read: no pictures in a class folder", file=sys.stderr
+        )
+    return files
+
+
+# ---------------------------------------------------------------- samples
+def read_samples(
+    files: list[File], wanted: dict | None = None, fit: str = "squash"
+) -> Iterator[tuple[str, bytes]]:
+    """Yield (class name, 28x28 bytes) of the samples of wanted classes; None: names of all, and no bytes.
+
+    A damaged .gnt file is a DataError. A damaged picture in a class folder is left out, which is reported.
+    """
+    damaged = []
+    for file in tqdm(files, unit="file", leave=False, disable=None):
+        if file.is_gnt:
+            yield from read_gnt_samples(file, wanted, fit)
+        elif wanted is None:
+            yield file.folder, b""
+        elif file.folder in wanted:
+            try:
+                with file.open() as stream:
+                    picture = shrink(open_picture(stream.read()).convert("L"), fit)
+            except Exception as error:  # Pillow's readers raise whatever they trip over
+                damaged.append(f"{file.name} ({error})")
+                continue
+            yield file.folder, picture
+    if damaged:
+        print(f"{len(damaged):,} pictures do not decode and are left out: {damaged[0]}, ...", file=sys.stderr)
+
+
+def read_gnt_samples(file: File, wanted: dict | None, fit: str) -> Iterator[tuple[str, bytes]]:
+    try:
+        with io.BufferedReader(file.open(), 1 << 20) as stream:
+            used = 0
+            for name, picture in read_gnt(stream):
+                used += 10 + picture.width * picture.height
+                if wanted is None:
+                    yield name, b""
+                elif name in wanted:
+                    yield name, shrink(picture, fit)
+            if used != file.size:
+                raise ValueError(f"it has {used:,} bytes, and not {file.size:,} as its zip file says")
+    except Exception as error:  # a damaged zip file fails in any way it likes
+        raise DataError(f"{file.name!r}: {error}") from error
 
 
 def read_gnt(stream: BinaryIO) -> Iterator[tuple[str, Image.Image]]:
@@ -133,17 +245,20 @@ def read_gnt(stream: BinaryIO) -> Iterator[tuple[str, Image.Image]]:
         pixels = stream.read(width * height) if sound else b""
         if not sound or len(pixels) < width * height:
             raise ValueError(f"byte {offset}: damaged or cut off record (size {size}, {width}x{height})")
-        name = tag.rstrip(b"\0").decode("gb18030", errors="replace")
-        name = name if len(name) == 1 and name != "\ufffd" else chr(0xF0000 + int.from_bytes(tag, "big"))
-        yield name, Image.frombuffer("L", (width, height), pixels, "raw", "L", 0, 1)
+        yield name_of(tag), Image.frombuffer("L", (width, height), pixels, "raw", "L", 0, 1)
         offset += size
 
 
+def name_of(tag: bytes) -> str:
+    """The character that a tag of two bytes stands for."""
+    name = tag.rstrip(b"\0").decode("gb18030", errors="replace")
+    if len(name) == 1 and name != "\ufffd":
+        return name
+    return chr(0xF0000 + int.from_bytes(tag, "big"))
+
+
 def shrink(picture: Image.Image, fit: str) -> bytes:
-    """Any picture -> 28x28 grey bytes by PIL's bilinear filter; what is transparent turns white."""
-    if picture.mode != "L":
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("L")
+    """A grey picture -> 28x28 bytes by PIL's bilinear filter."""
     if fit == "pad":
         picture = ImageOps.pad(picture, [max(picture.size)] * 2, color=255)
-    return picture.resize((28, 28), Image.BILINEAR).tobytes()
+    return picture.resize((28, 28), Image.Resampling.BILINEAR).tobytes()

@@ -1,22 +1,22 @@
 """Download the paper's data: `python -m data.download lsun bedroom` or `python -m data.download hwdb1.0`.
 
-What broke off continues when it runs again. Neither source publishes checksums: lengths and CRCs are checked.
+curl transfers, and continues what broke off when the command runs again. Neither source publishes checksums:
+lengths and the CRCs in the zip files are checked.
 """
 
 import errno
-import json
-import os
 import re
 import shlex
 import shutil
 import stat
+import subprocess
+import sys
 import time
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 from zipfile import ZipFile
-
-from tqdm import tqdm
 
 from data import DataError, make_parser, one_line_errors
 
@@ -25,105 +25,145 @@ HWDB = "http://www.nlpr.ia.ac.cn/databases/Download/Offline/CharData"
 HWDB_ZIPS = ("Gnt1.0TrainPart1.zip", "Gnt1.0TrainPart2.zip", "Gnt1.0TrainPart3.zip", "Gnt1.0Test.zip")
 PAUSES = (1, 3, 10, 30, 60, 120)  # seconds before the next try while nothing new arrives; then we give up
 AGAIN = "what has arrived is kept, run the same command again to continue"
+WRITE_ERROR, NO_RANGES = 23, 33  # exit codes of curl
 
 
-def receive(url: str, part: Path, copies: int) -> None:
-    """One try to append to `part` what it lacks; OSError or HTTPException if it is not whole afterwards."""
-    notes = Path(f"{part}.json")  # what the server said of the file that this is a part of
-    known = json.loads(notes.read_text()) if part.exists() and notes.exists() else {}
-    size, length = part.stat().st_size if known.get("length") else 0, known.get("length")
-    if size and size == length:
-        return
-    headers = {"Range": f"bytes={size}-"} if size else {}
-    if size and known["tag"]:
-        headers["If-Range"] = known["tag"]  # so that a changed file comes whole (200), not as a piece (206)
-    with urlopen(Request(url, headers=headers), timeout=60) as response:
-        if response.headers.get_content_type() == "text/html":  # a login page or an apology, never our file
-            raise DataError(f"{url} gave a web page instead of a zip file; {AGAIN}")
-        tag = response.headers["Last-Modified"] or response.headers["ETag"]
-        if size and response.status == 206:
-            piece = re.fullmatch(rf"bytes {size}-\d+/{length}", response.headers["Content-Range"] or "")
-            if not piece or tag != known["tag"]:
-                part.unlink()
-                raise ConnectionError("the file on the server has changed, starting over")
-        else:  # the first try, a changed file, or a server that does not know ranges
-            size, length = 0, response.length
-        if (need := copies * (length or 0) - size) > shutil.disk_usage(part.parent).free:
-            raise DataError(f"{part.parent} lacks the {need / 1e6:,.0f} MB of space still needed; {AGAIN}")
-        bar = tqdm.wrapattr(response, "read", total=length, initial=size, disable=None)
-        with open(part, "ab" if size else "wb") as file, bar as body:
-            notes.write_text(json.dumps({"length": length, "tag": tag}))
-            shutil.copyfileobj(body, file, 1 << 16)
-            os.fsync(file.fileno())
-    if length not in (None, part.stat().st_size):
-        raise ConnectionError(f"{part.stat().st_size:,} of {length:,} bytes have arrived")
-
-
-def check(path: Path, folder: Path | None) -> None:
-    """Check names, sizes and CRCs in a zip file. With `folder`, its data.mdb and nothing else goes there."""
+# ---------------------------------------------------------------- transfer
+def ask_length(url: str) -> int | None:
+    """How many bytes the server says the file has. DataError if it has no such file, or a web page there."""
     try:
-        with ZipFile(path) as archive:
-            for info in archive.infolist():
-                name = info.orig_filename.replace("\\", "/")
-                if stat.S_ISLNK(info.external_attr >> 16) or re.search(r"^/|:|(^|/)\.\.(/|$)", name):
-                    raise DataError(f"{path} is refused: {name!r} in it leads out of its folder")
-                if name.endswith(".alz"):
-                    print(f"{path} holds {name!r}, an ALZip archive: unpack that with the program unalz")
-            if sum(info.file_size for info in archive.infolist()) > 20 * path.stat().st_size + 2**20:
-                raise DataError(f"{path} is refused: more than 20-fold packed, photos and scans never are")
-            if folder:
-                found = [info for info in archive.infolist() if info.filename.endswith("/data.mdb")]
-                if len(found) != 1:
-                    raise DataError(f"{path} is refused: it holds {len(found)} files data.mdb instead of one")
-                folder.mkdir(exist_ok=True)
-                with archive.open(found[0]) as source, open(folder / "data.mdb", "wb") as file:
-                    shutil.copyfileobj(source, file)  # checks the CRC as it goes
-                    os.fsync(file.fileno())
-            elif bad := archive.testzip():
-                raise ValueError(f"wrong CRC of {bad!r}")
-    except Exception as error:  # zipfile fails on a bad file in a dozen ways, EINVAL from a seek is one
-        if isinstance(error, DataError) or getattr(error, "errno", None) not in (None, errno.EINVAL):
-            raise
-        raise DataError(f"{path} is damaged ({error}); delete it and run the same command again") from None
+        with urlopen(Request(url, method="HEAD"), timeout=60) as response:
+            if response.headers.get_content_type() == "text/html":  # a login page or an apology
+                raise DataError(f"{url} gave a web page instead of a zip file; {AGAIN}")
+            return int(response.headers["Content-Length"] or 0) or None
+    except HTTPError as error:
+        error.close()
+        if error.code in (401, 403, 404, 410):
+            raise DataError(f"the server answers {error.code} ({error.reason}) to {url}") from None
+    except (OSError, HTTPException, ValueError):
+        pass  # the transfer will tell
+    return None
+
+
+def transfer(url: str, part: Path, pauses: tuple) -> None:
+    """Append to `part` what it lacks, by curl, as often as something new arrives."""
+    if not shutil.which("curl"):
+        print("there is no curl, which could continue: downloading from the start", flush=True)
+        transfer_from_start(url, part)
+        return
+    command = ["curl", "--fail", "--location", "--continue-at", "-", "--output", str(part), url]
+    command += ["--connect-timeout", "60", "--speed-time", "60", "--write-out", "%{errormsg}"]
+    if not sys.stderr.isatty():
+        command.append("--silent")
+    best, tries = size_of(part), 0
+    while True:
+        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if answer.returncode == 0:
+            return
+        problem = answer.stdout or f"curl ended with code {answer.returncode}"
+        if answer.returncode == WRITE_ERROR:
+            raise DataError(f"{part} cannot be written ({problem}); {AGAIN}")
+        if size_of(part) > best:
+            best, tries = size_of(part), 0
+        tries += 1
+        if tries > len(pauses):
+            raise DataError(f"{url}: {problem}; given up after {tries} tries; {AGAIN}")
+        if answer.returncode == NO_RANGES:
+            part.unlink()
+        print(f"{problem}, trying again", flush=True)
+        time.sleep(pauses[tries - 1])
+
+
+def transfer_from_start(url: str, part: Path) -> None:
+    try:
+        with urlopen(url, timeout=60) as response, open(part, "wb") as file:
+            shutil.copyfileobj(response, file, 1 << 20)
+    except (OSError, HTTPException) as error:
+        raise DataError(f"{url} -> {part}: {error}; run the same command again") from error
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def fetch(url: str, target: Path, pauses: tuple = PAUSES) -> None:
     """The zip file at url -> `target`, or if that is not called .zip: a folder with the zip's data.mdb."""
-    part, best, tries = Path(f"{target}.part"), 0, 0
-    folder = None if target.suffix == ".zip" else Path(f"{target}.unpacked")
-    if folder and (own := Path(f"{target}.zip")).exists():  # which the user got in another way
+    to_unpack = target.suffix != ".zip"
+    own, part = Path(f"{target}.zip"), Path(f"{target}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"the folder {target.parent} cannot be made ({error.strerror})") from error
+    if to_unpack and own.exists():  # the user got it in another way
         print(f"{own} -> {target}", flush=True)
-        check(own, folder)
-        folder.rename(target)
+        check(own, target)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
     print(f"{url} -> {target}", flush=True)
-    while True:
-        try:
-            receive(url, part, copies=2 if folder else 1)  # LSUN: the zip and what comes out of it
-            break
-        except (OSError, HTTPException) as error:
-            if code := getattr(error, "code", None):
-                error.close()
-            if code in (401, 403, 404, 410):
-                raise DataError(f"the server answers {code} ({error.reason}) to {url}") from None
-            size = part.stat().st_size if part.exists() else 0
-            best, tries = max(best, size), 1 if size > best else tries + 1
-            if tries > len(pauses):
-                raise DataError(f"{url}: {error}; given up after {tries} tries; {AGAIN}") from None
-            if code == 416:  # the file has become shorter than our part
-                part.unlink()
-            print(f"{error}, trying again", flush=True)
-            time.sleep(pauses[tries - 1])
-    check(part, folder)
-    (folder or part).rename(target)
-    part.unlink(missing_ok=True)
-    Path(f"{part}.json").unlink()
+    length = ask_length(url)
+    if length is None or size_of(part) > length:  # nothing tells whether the part is a part of this file
+        part.unlink(missing_ok=True)
+    if length is None or size_of(part) < length:
+        copies = 2 if to_unpack else 1  # LSUN: the zip and what comes out of it
+        need = copies * (length or 0) - size_of(part)
+        if need > shutil.disk_usage(target.parent).free:
+            raise DataError(f"{target.parent} lacks the {need / 1e6:,.0f} MB of space still needed; {AGAIN}")
+        transfer(url, part, pauses)
+    if length and size_of(part) != length:
+        raise DataError(f"{url}: {size_of(part):,} of {length:,} bytes have arrived; {AGAIN}")
+    check(part, target if to_unpack else None)
+    if to_unpack:
+        part.unlink()
+    else:
+        part.rename(target)
 
 
+# ---------------------------------------------------------------- zip files
+def check(path: Path, folder: Path | None) -> None:
+    """Check names, sizes and CRCs in a zip file. With `folder`, its data.mdb and nothing else goes there."""
+    try:
+        with ZipFile(path) as archive:
+            check_members(path, archive)
+            if folder:
+                unpack(path, archive, folder)
+            else:
+                damaged = archive.testzip()
+                if damaged:
+                    raise ValueError(f"wrong CRC of {damaged!r}")
+    except DataError:
+        raise
+    except Exception as error:  # zipfile fails on a bad file in a dozen ways, EINVAL from a seek is one
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise DataError(f"{path} cannot be unpacked ({error.strerror}); {AGAIN}") from error
+        raise DataError(f"{path} is damaged ({error}); delete it and run the same command again") from None
+
+
+def check_members(path: Path, archive: ZipFile) -> None:
+    for info in archive.infolist():
+        name = info.orig_filename.replace("\\", "/")
+        if stat.S_ISLNK(info.external_attr >> 16) or re.search(r"^/|:|(^|/)\.\.(/|$)", name):
+            raise DataError(f"{path} is refused: {name!r} in it leads out of its folder")
+        if name.endswith(".alz"):
+            print(f"{path} holds {name!r}, an ALZip archive: unpack that with the program unalz")
+    if sum(info.file_size for info in archive.infolist()) > 20 * path.stat().st_size + 2**20:
+        raise DataError(f"{path} is refused: more than 20-fold packed, photos and scans never are")
+
+
+def unpack(path: Path, archive: ZipFile, folder: Path) -> None:
+    """data.mdb gets its name when it is whole."""
+    found = [info for info in archive.infolist() if info.filename.endswith("/data.mdb")]
+    if len(found) != 1:
+        raise DataError(f"{path} is refused: it holds {len(found)} files data.mdb instead of one")
+    folder.mkdir(exist_ok=True)
+    unpacked = folder / "data.mdb.part"
+    with archive.open(found[0]) as source, open(unpacked, "wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)  # checks the CRC as it goes
+    unpacked.rename(folder / "data.mdb")
+
+
+# ---------------------------------------------------------------- command line
 def main(argv: list[str] | None = None, lsun: str = LSUN, hwdb: str = HWDB, pauses: tuple = PAUSES) -> None:
     """The command line; `lsun` and `hwdb` are the addresses of the folders that hold the zip files."""
-    parser = make_parser("data.download", __doc__)
+    parser = make_parser("data.download", "Download the paper's data.")
     parser.add_argument("dataset", choices=("lsun", "hwdb1.0"))
     parser.add_argument("category", nargs="?", help="of LSUN: bedroom, kitchen, church_outdoor, ...")
     parser.add_argument("--split", choices=("train", "val"), default="train", help="of LSUN")
@@ -139,9 +179,10 @@ def main(argv: list[str] | None = None, lsun: str = LSUN, hwdb: str = HWDB, paus
         command = f"lsgan_scenes.py --data {shlex.quote(str(target).removesuffix('_train_lmdb'))}"
     else:
         parser.error("give hwdb1.0 alone, or lsun and a category such as bedroom")
-    with one_line_errors(parser, AGAIN):
+    with one_line_errors("data.download", AGAIN):
         for target, url in wanted.items():
-            if not target.exists():  # names are given last: what exists is complete
+            complete = target if target.suffix == ".zip" else target / "data.mdb"
+            if not complete.exists():  # names are given last: what exists is complete
                 fetch(url, target, pauses)
     print(f"complete; next: python {command} --gpu 0")
 

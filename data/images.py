@@ -1,45 +1,60 @@
 """Pictures for training, in whole batches: LSUN LMDBs, folders, prepared arrays, CIFAR-10 and toy rooms."""
 
+import contextlib
+import functools
+import hashlib
+import io
+import json
 import os
 import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2.functional import center_crop, resize
+from tqdm import tqdm
 
 from data import DataError
-from data.sources import Source, find_source, list_array, reading
+from data.rooms import room
+from data.runs import write_file
+
+BATCH = 64  # pictures that a thread of decode_all reads together
+UNCHANGED = 0  # for torchvision's decoders: the channels that are in the file
+END = b"\n"  # stands behind every LMDB key in our list, as numpy strips zero bytes at the end
+NOT_FILES = ("/proc", "/sys", "/dev")  # what looks like a file there is none
+_lock = threading.Lock()
+_open_lmdbs = {}  # folder -> (environment, how many use it now)
 
 
+# ---------------------------------------------------------------- what the scripts call
 def open_images(spec: str, size: int, fit: str = "squash", limit: int | None = None) -> "Images":
     """Find pictures: `dataset[indices]` -> uint8 tensor [len(indices), size, size, 3], RGB.
 
     spec: an LMDB directory (`lsun/bedroom` finds `lsun/bedroom_train_lmdb`), a folder (of folders) of
     pictures, an array of data.prepare, `cifar10` (downloaded if need be), or `rooms` (toys, drawn on demand).
-    fit: `squash` = PIL bilinear, no crop, as the authors do (convert_lsun.py); `crop` = shorter side to size,
+    fit: `squash` = bilinear, no crop, as the authors do (convert_lsun.py); `crop` = shorter side to size,
     then the centre. EXIF turns are applied (LSUN has none), transparent parts become white.
     limit: so many, evenly spread: data sorted by class keep all their classes.
 
     An array prepared from the same pictures, at this size and fit, is used if it stands beside them (they may
     be gone). Raises DataError if there are no pictures or they cannot be read.
     """
-    source, path = find_source(spec, size), prepared_path(spec, size, fit)
+    source = find_source(spec, size)
+    path = prepared_path(spec, size, fit)
     if path.exists():
-        array, problem = list_array(path, size), None
-        if source and source.fingerprint != array.fingerprint:
-            problem = "the pictures have changed since it was made"
-        elif source and array.limit not in (None, limit):
-            problem = f"it holds {array.limit:,} pictures only"
-        again = f"to make it again: rm {path}; python -m data.prepare {spec} --size {size} --fit {fit}"
-        print(
-            f"data: not using {path}, {problem}; {again}" if problem else f"data: using {path}",
-            file=sys.stderr,
-        )
-        source = source if problem else array
+        source = choose_prepared(path, source, size, limit, f"{spec} --size {size} --fit {fit}")
     if source is None:
-        looked = f"looked for {spec}_train_lmdb/data.mdb, {path} and pictures below {spec}"
-        raise DataError(f"no pictures at {spec} ({looked}); python -m data.download gets LSUN")
+        looked = f"looked for pictures in {spec}, {spec}_train_lmdb/data.mdb and {path}"
+        hint = "; python -m data.download lsun CATEGORY gets LSUN" if "lsun" in spec.lower() else ""
+        raise DataError(f"no pictures at {spec} ({looked}){hint}")
     return Images(source, size, fit, limit)
 
 
@@ -49,67 +64,507 @@ def prepared_path(spec: str, size: int, fit: str) -> Path:
     return path.with_name(f"{path.name.removesuffix('_lmdb').removesuffix('_train')}_{size}_{fit}.npy")
 
 
+def choose_prepared(path: Path, source: "Source | None", size: int, limit: int | None, args: str) -> "Source":
+    """The array in path if it holds the pictures of source, else source; says which."""
+    try:
+        array, problem = Array(path, size), None
+    except DataError as error:
+        if source is None:
+            raise
+        problem = f"as {error}"
+    else:
+        if source and source.fingerprint != array.fingerprint:
+            problem = "as the pictures have changed since it was made"
+        elif source and array.limit not in (None, limit):
+            problem = f"as it holds {array.limit:,} pictures only"
+    if problem:
+        again = f"to make it again: rm {path}; python -m data.prepare {args}"
+        print(f"data: not using {path}, {problem}; {again}", file=sys.stderr)
+        return source
+    print(f"data: using {path}", file=sys.stderr)
+    return array
+
+
 class Images(torch.utils.data.Dataset):
     """Pictures that are read when asked for; see open_images.
 
     labels: int64 [n], and classes: the sorted names, if every key or path is CLASS/..., else None.
+    fingerprint: changes with the pictures. nbytes: of all of them, decoded.
     bad: the places of those that did not decode in this process; the next one that does stood in.
     """
 
-    def __init__(self, source: Source, size: int, fit: str, limit: int | None = None):
-        if fit not in ("squash", "crop") or size < 1 or (limit is not None and limit < 1):
-            raise DataError(
-                f"fit must be squash or crop, size and limit at least 1: not {fit}, {size}, {limit}"
-            )
-        keys, n = source.keys, len(source.keys)
-        self.keys = keys if limit is None or limit >= n else keys[np.arange(limit) * n // limit]
-        self.source, self.size, self.fit = source._replace(keys=None), size, fit
-        self.labels, self.classes, self.bad = None, None, set()
-        if (np.char.find(self.keys, b"/") > 0).all():
-            heads = [os.fsdecode(key.split(b"/")[0]) for key in self.keys]
-            classes, self.labels = np.unique(heads, return_inverse=True)
-            self.classes = classes.tolist()
+    def __init__(self, source: "Source", size: int, fit: str, limit: int | None = None):
+        if fit not in ("squash", "crop"):
+            raise DataError(f"pictures are made square by squash or crop, not by {fit}")
+        if size < 1:
+            raise DataError(f"the size of pictures must be at least 1, not {size}")
+        if limit is not None and limit < 1:
+            raise DataError(f"the limit must be at least 1 picture, not {limit}")
+        self.source, self.size, self.fit = source, size, fit
+        n = len(source)
+        self.rows = np.arange(n) if limit is None or limit >= n else np.arange(limit) * n // limit
+        self.labels, self.classes = None, None
+        if source.labels is not None:
+            kept, self.labels = np.unique(source.labels[self.rows], return_inverse=True)
+            self.classes = [source.classes[label] for label in kept]
+        self.fingerprint = source.fingerprint
+        self.nbytes = len(self.rows) * size * size * 3
+        self.bad = set()
+        if source.unread:
+            print(f"data: {source.path}: {n:,} pictures; not read: {source.unread}", file=sys.stderr)
         self[[0]]  # data that are not pictures fail here, before a run has begun
 
     def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices) -> Tensor:
+        batch = torch.empty(len(indices), self.size, self.size, 3, dtype=torch.uint8)
+        with self.source.reading() as read:
+            for place, index in zip(batch, indices):
+                place.copy_(self._picture(read, range(len(self))[index]).permute(1, 2, 0))
+        return batch
+
+    def _picture(self, read: Callable, index: int) -> Tensor:
+        """Picture `index`, or the first after it that decodes: uint8 [3, size, size]."""
+        problem = None
+        for other in range(index, index + 100):
+            row = self.rows[other % len(self)]
+            try:
+                picture = fit_picture(decode(read(row)), self.size, self.fit)
+            except Exception as error:  # Pillow's readers raise whatever they trip over
+                name = f"{self.source.path}: {self.source.name(row)}"
+                problem = problem or f"{name} does not decode ({error})"
+                continue
+            if problem:
+                self._note(index, problem)
+            return picture
+        raise DataError(f"{problem}, nor do the 99 after it: are these pictures?")
+
+    def _note(self, index: int, problem: str) -> None:
+        """Counts a bad picture, and reports the first."""
+        with _lock:
+            if not self.bad:
+                print(f"data: {problem}; the next one stands in, as for all like it", file=sys.stderr)
+            self.bad.add(index)
+
+
+def decode_all(images: Images) -> Tensor:
+    """All pictures, uint8 [n, size, size, 3], decoded now; says how long it took."""
+    pictures = torch.empty(len(images), images.size, images.size, 3, dtype=torch.uint8)
+
+    def put(start, batch):
+        pictures[start : start + len(batch)] = batch
+
+    start = time.perf_counter()
+    read_all(images, put)
+    seconds = time.perf_counter() - start
+    print(f"data: {len(images):,} pictures decoded in {seconds:.1f} s, {images.nbytes / 1e6:,.0f} MB")
+    return pictures
+
+
+def read_all(images: Images, put: Callable[[int, Tensor], None]) -> None:
+    """Calls put(start, batch) for batches of all the pictures, in one thread a core, in any order."""
+
+    def read(start):
+        batch = images[range(start, min(start + BATCH, len(images)))]
+        put(start, batch)
+        return len(batch)
+
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        with tqdm(total=len(images), unit=" pictures", leave=False, disable=None) as bar:
+            for n in pool.map(read, range(0, len(images), BATCH)):
+                bar.update(n)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C
+
+
+# ---------------------------------------------------------------- pixels
+def decode(value: bytes | np.ndarray) -> Tensor:
+    """A picture file of any kind -> uint8 [3, height, width]. Pixels [height, width, 3] need no decoding."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value).permute(2, 0, 1)
+    try:
+        pixels = decode_by_torchvision(value)
+    except (RuntimeError, AttributeError):  # a damaged file or a rare variant; a torchvision without decoders
+        pixels = None
+    return decode_by_pillow(value) if pixels is None else pixels
+
+
+def decode_by_torchvision(value: bytes) -> Tensor | None:
+    """JPEG and plain WebP, 1.7 and 1.4 times as fast as Pillow (PNG: 1.2 times); None for other kinds.
+
+    These are the operators behind torchvision.io, whose functions warn of their end with each call.
+    """
+    if value.startswith(b"\xff\xd8\xff"):
+        pixels = torch.ops.image.decode_jpeg(as_tensor(value), UNCHANGED, True)  # True: turned as EXIF says
+        if len(pixels) == 4:  # CMYK
+            return None
+    elif value[8:16] == b"WEBPVP8 ":  # that is, without alpha, EXIF or animation
+        pixels = torch.ops.image.decode_webp(as_tensor(value), UNCHANGED)
+    else:
+        return None
+    return pixels.expand(3, -1, -1)  # grey has one channel
+
+
+def as_tensor(value: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(value), dtype=torch.uint8)
+
+
+def decode_by_pillow(value: bytes) -> Tensor:
+    return torch.from_numpy(np.array(open_picture(value).convert("RGB"))).permute(2, 0, 1)
+
+
+def open_picture(value: bytes) -> Image.Image:
+    """Whatever Pillow reads, turned upright, on white paper, with 8 bits a channel.
+
+    ValueError for other files, and for 32 bits a pixel, where nothing says which value is white.
+    """
+    try:
+        image = Image.open(io.BytesIO(value))
+    except UnidentifiedImageError:
+        raise ValueError("Pillow does not know what it is") from None
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    ImageOps.exif_transpose(image, in_place=True)
+    if sixteen_bits:
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits: save it with 8 or 16")
+    if image.has_transparency_data:
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image
+
+
+def fit_picture(pixels: Tensor, size: int, fit: str) -> Tensor:
+    """uint8 [3, height, width] -> [3, size, size], within one grey level of PIL's bilinear filter."""
+    if pixels.shape[1:] == (size, size):
+        return pixels
+    if fit == "squash":
+        return resize(pixels, [size, size])
+    return center_crop(resize(pixels, [size]), [size, size])  # [size]: of the shorter side
+
+
+# ---------------------------------------------------------------- where pictures come from
+def find_source(spec: str, size: int) -> "Source | None":
+    """What spec names (see open_images), or None; `size` is what an array must have."""
+    path = Path(spec)
+    try:
+        for folder in (path, Path(f"{path}_train_lmdb"), Path(f"{path}_lmdb")):
+            if (folder / "data.mdb").exists():
+                return Lmdb(folder)
+        if spec == "rooms":
+            return Rooms(size)
+        if spec == "cifar10":
+            return Cifar10(path)
+        if path.is_file():
+            return Array(path, size)
+        sets = sorted(path.glob("*_lmdb"))
+        if sets:
+            raise DataError(f"{path} holds data sets, name one of them: {', '.join(map(str, sets))}")
+        folder = Folder(path)
+    except OSError as error:
+        raise DataError(f"{spec} cannot be read ({error.strerror})") from error
+    if not len(folder) and folder.unread:
+        raise DataError(f"no pictures at {spec} that Pillow reads; not read: {folder.unread}")
+    return folder if len(folder) else None
+
+
+class Source:
+    """Pictures with numbers; reading() gives the function that reads one.
+
+    Every kind has `path`, len(), `fingerprint`, and name(row) for messages. It survives fork and pickling.
+    """
+
+    labels: np.ndarray | None = None  # int64 [n]
+    classes: list[str] | None = None
+    unread: str = ""  # which files were passed over
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Callable[[int], bytes | np.ndarray]]:
+        """A function: row -> an encoded picture, or pixels uint8 [height, width, 3]."""
+        yield self.read
+
+    def name(self, row: int) -> str:
+        return f"picture {row:,}"
+
+
+class Rooms(Source):
+    """10,000 toy rooms, drawn when asked for."""
+
+    def __init__(self, size: int):
+        self.path, self.size, self.fingerprint = Path("rooms"), size, "rooms"
+
+    def __len__(self):
+        return 10_000
+
+    def read(self, row):
+        return room(0, int(row), self.size)
+
+
+class Cifar10(Source):
+    """CIFAR-10's 50,000 training pictures, sorted by the names of their classes."""
+
+    def __init__(self, path: Path):
+        cifar10 = load_cifar10(path)
+        names = [f"{cifar10.classes[label]}/{index}" for index, label in enumerate(cifar10.targets)]
+        self.path, self.fingerprint = path, "cifar10"
+        self.order = np.argsort(names)
+        self.labels, self.classes = np.array(cifar10.targets)[self.order], cifar10.classes
+
+    def __len__(self):
+        return len(self.order)
+
+    def read(self, row):
+        return load_cifar10(self.path).data[self.order[row]]
+
+
+@functools.cache
+def load_cifar10(path: Path):
+    """torchvision's data set, once in a process."""
+    from torchvision.datasets import CIFAR10  # slow to import, for each worker too
+
+    try:
+        return CIFAR10(path, download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"CIFAR-10 is not in ./{path} and cannot be downloaded ({error})") from error
+
+
+class Array(Source):
+    """An array uint8 [n, size, size, 3] in a .npy file; limit: it was prepared from so many pictures only."""
+
+    def __init__(self, path: Path, size: int):
+        try:
+            array = np.lib.format.open_memmap(path, mode="r")  # unpickles nothing, believes no header
+        except Exception as error:  # a damaged file fails in any way it likes
+            raise DataError(f"{path} is no folder, LMDB directory or whole array of data.prepare") from error
+        if array.dtype != np.uint8 or array.shape[1:] != (size, size, 3) or not len(array):
+            raise DataError(f"{path} is {array.dtype} {array.shape}, not uint8 (n, {size}, {size}, 3)")
+        if not array.flags.c_contiguous:
+            raise DataError(f"{path} is stored in Fortran's order: save it with np.ascontiguousarray")
+        self.path, self.shape, self.offset = path, array.shape, array.offset
+        about = read_about(path.with_suffix(".json"), len(array))
+        self.fingerprint = about.get("fingerprint") or sample_file(path)
+        self.limit, self.classes = about.get("limit"), about.get("classes")
+        if self.classes:
+            self.labels = np.array(about["labels"], np.int64)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def read(self, row):
+        # One read of the right length is faster than a page after the other of a mapped file.
+        size = self.shape[1]
+        pixels = np.fromfile(self.path, np.uint8, size * size * 3, offset=self.offset + row * size * size * 3)
+        return pixels.reshape(size, size, 3)
+
+
+def read_about(path: Path, n: int) -> dict:
+    """What data.prepare wrote beside an array of n pictures; {} if there is nothing."""
+    try:
+        about = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({error}): delete it, and the array if it needs labels") from None
+    wrong = None
+    if not isinstance(about, dict):
+        wrong = "it is no JSON object"
+    elif not isinstance(about.get("limit"), int | None):
+        wrong = "limit is no number"
+    elif about.get("classes"):
+        wrong = find_fault(about["classes"], about.get("labels"), n)
+    if wrong:
+        raise DataError(
+            f"{path} does not fit its array ({wrong}): delete it, and the array if it needs labels"
+        )
+    return about
+
+
+def find_fault(classes, labels, n: int) -> str | None:
+    """What is wrong with the names of classes, and the labels of n pictures."""
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return "classes are no list of names"
+    if not isinstance(labels, list) or len(labels) != n:
+        return f"there are not {n:,} labels"
+    if not all(isinstance(label, int) and 0 <= label < len(classes) for label in labels):
+        return f"a label is not one of {len(classes):,} classes"
+    return None
+
+
+class Folder(Source):
+    """The picture files below a folder, sorted by their paths."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        digest, names, unread = hashlib.sha1(), [], Counter()
+        for name, about in sorted(find_files(path)):
+            ending = os.path.splitext(name)[1].lower()
+            if about is None:
+                unread["that are no regular files"] += 1
+            elif ending in endings:
+                names.append(os.fsencode(name))
+                digest.update(b"%s %d %d\n" % (names[-1], about.st_size, about.st_mtime_ns))
+            else:
+                unread[ending or "without an ending"] += 1
+        self.names, self.fingerprint = np.array(names, "S"), digest.hexdigest()
+        self.labels, self.classes = split_labels(self.names)
+        self.unread = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common())
+
+    def __len__(self):
+        return len(self.names)
+
+    def name(self, row):
+        return os.fsdecode(self.names[row])
+
+    def read(self, row):
+        return (self.path / self.name(row)).read_bytes()
+
+
+def find_files(top: Path) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Paths below `top` and what they are, None for what is no regular file. Hidden ones are left out.
+
+    Links to folders are followed when all real folders have been seen, and no folder is read twice.
+    """
+    seen, waiting = set(), [str(top)]
+    while waiting:
+        for place, folders, files in os.walk(waiting.pop(0)):
+            about = os.stat(place)
+            if (about.st_dev, about.st_ino) in seen or os.path.realpath(place) in NOT_FILES:
+                folders.clear()
+                continue
+            seen.add((about.st_dev, about.st_ino))
+            folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
+            for path in [os.path.join(place, name) for name in folders]:
+                if os.path.islink(path):
+                    waiting.append(path)
+            for path in [os.path.join(place, name) for name in files if not name.startswith(".")]:
+                about = os.stat(path) if os.path.isfile(path) else None
+                yield os.path.relpath(path, top), about
+
+
+def split_labels(names: np.ndarray) -> tuple[np.ndarray | None, list[str] | None]:
+    """Labels int64 [n] and sorted classes of names CLASS/..., bytes; None if one has no class."""
+    if not len(names) or not (np.char.find(names, b"/") > 0).all():
+        return None, None
+    classes, labels = np.unique([os.fsdecode(name.split(b"/")[0]) for name in names], return_inverse=True)
+    return labels, classes.tolist()
+
+
+# ---------------------------------------------------------------- LMDB
+class Lmdb(Source):
+    """The values of an LMDB, in the order of its keys."""
+
+    def __init__(self, folder: Path):
+        self.path = folder
+        self.fingerprint = sample_file(folder / "data.mdb")
+        self.keys = load_keys(folder, self.fingerprint)
+        self.labels, self.classes = split_labels(self.keys)
+
+    def __len__(self):
         return len(self.keys)
 
-    def __getitem__(self, indices) -> torch.Tensor:
-        batch = np.empty((len(indices), self.size, self.size, 3), np.uint8)
-        with reading(self.source, self.size) as read:
-            for row, index in zip(batch, indices):
-                row[:] = self._picture(read, range(len(self))[index])
-        return torch.from_numpy(batch)
+    def name(self, row):
+        return os.fsdecode(self.keys[row].removesuffix(END))
 
-    def _picture(self, read, index):
-        what = ""
-        for other in range(index, index + 100):
-            key = self.keys[other % len(self)]
+    @contextlib.contextmanager
+    def reading(self):
+        def read(row):
+            with env.begin() as txn:
+                value = txn.get(self.keys[row].removesuffix(END))
+            if value is None:
+                raise ValueError("the LMDB has lost this key")
+            return value
+
+        with open_lmdb(self.path) as env:
+            yield read
+
+
+@contextlib.contextmanager
+def open_lmdb(folder: Path) -> Iterator[lmdb.Environment]:
+    """To be opened for each batch, which costs 0.1 ms: an open LMDB survives no fork and no pickling.
+
+    A process may open a file once at a time, so that threads share what one of them has opened.
+    """
+    folder = folder.resolve()
+    with _lock:
+        env, users = _open_lmdbs.get(folder, (None, 0))
+        if env is None:
             try:
-                picture = fit_picture(read(key), self.size, self.fit)
-            except Exception as error:  # Pillow's readers raise whatever they trip over
-                what = what or f"{self.source.path}: {os.fsdecode(key)} does not decode ({error})"
-                continue
-            if what and not self.bad:
-                print(f"data: {what}; the next one stands in, as for all like it", file=sys.stderr)
-            self.bad |= {index} if what else set()
-            return picture
-        raise DataError(f"{what}, nor do the 99 after it: are these pictures?")
+                env = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
+            except lmdb.Error as error:
+                raise DataError(f"{folder}/data.mdb cannot be read as an LMDB ({error})") from error
+        _open_lmdbs[folder] = env, users + 1
+    try:
+        yield env
+    finally:
+        with _lock:
+            env, users = _open_lmdbs.pop(folder)
+            if users == 1:
+                env.close()
+            else:
+                _open_lmdbs[folder] = env, users - 1
 
 
-def fit_picture(image: Image.Image | np.ndarray, size: int, fit: str) -> np.ndarray:
-    """Any PIL image -> uint8 [size, size, 3]. `crop` equals torchvision's Resize and CenterCrop."""
-    if isinstance(image, np.ndarray):  # toy rooms and prepared arrays have their size
-        return image
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    if image.mode.startswith("I"):  # 16 bits, which convert() would clip
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    width, height = (
-        (size, size) if fit == "squash" else (size * side // min(image.size) for side in image.size)
-    )
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image)[top : top + size, left : left + size]
+def load_keys(folder: Path, fingerprint: str) -> np.ndarray:
+    """All keys, bytes, each with END behind it: as listed by an earlier run, or now."""
+    file = folder / "data.mdb"
+    with open_lmdb(folder) as env:
+        try:
+            entries, page = env.stat()["entries"], env.stat()["psize"]
+            whole, length = (env.info()["last_pgno"] + 1) * page, file.stat().st_size
+            if length < whole:  # reading past the end would kill the process
+                raise DataError(f"{file} is cut off: it has {length:,} of {whole:,} bytes")
+            if not entries:
+                raise DataError(f"{file} is an empty LMDB")
+            cache = cache_path(f"keys-{fingerprint}.npz")
+            keys = read_cached_keys(cache, entries)
+            if keys is not None:
+                return keys
+            with env.begin() as txn:
+                cursor = txn.cursor().iternext(values=False)
+                bar = tqdm(cursor, "listing keys", entries, unit="", leave=False, disable=None)
+                keys = np.array([key + END for key in bar])
+        except lmdb.Error as error:
+            raise DataError(f"{file} is damaged ({error}): get it again") from error
+    if len(keys) != entries:
+        raise DataError(f"{file} is damaged (it has {len(keys):,} of {entries:,} keys): get it again")
+    write_cached_keys(cache, keys)
+    return keys
+
+
+def cache_path(name: str) -> Path:
+    """A file in the folder for what can be made again: ~/.cache/lsgan, or where XDG_CACHE_HOME says."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lsgan" / name
+
+
+def read_cached_keys(cache: Path, entries: int) -> np.ndarray | None:
+    """The list of keys in the cache, or None if it is not there, or damaged."""
+    try:
+        with open(cache, "rb") as file:
+            keys = np.load(file)["keys"]  # which checks the file's checksum, and unpickles nothing
+    except Exception:  # a damaged file fails in any way it likes
+        return None
+    return keys if keys.shape == (entries,) and keys.dtype.kind == "S" else None
+
+
+def write_cached_keys(cache: Path, keys: np.ndarray) -> None:
+    """Keeps the list of keys for the next run."""
+    mine = cache.with_name(f"{os.getpid()}-{cache.name}")  # several processes may come here at once
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with write_file(mine) as file:
+            np.savez(file, keys=keys)
+        os.replace(mine, cache)
+    except (OSError, DataError) as error:
+        print(f"data: the list of {len(keys):,} keys is not kept: {error}", file=sys.stderr)
+
+
+def sample_file(path: Path) -> str:
+    """A fingerprint of 64 samples of the file: every commit of an LMDB changes one of its first two pages."""
+    digest, length = hashlib.sha1(), path.stat().st_size
+    with open(path, "rb") as file:
+        for offset in range(0, length, length // 64 + 1):
+            file.seek(offset)
+            digest.update(file.read(8192))
+    return digest.hexdigest()
