@@ -1,29 +1,31 @@
-"""data.prepare: the same pixels as without it, whatever interrupts it, and never half an array."""
+"""data.prepare: the same pixels as without it, and never half an array."""
 
-import contextlib
 import errno
 import json
 import multiprocessing
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
-from test_images import numbered, pixels, squash, write_lmdb, write_pictures
+from test_images import cache, numbered, pixels, write_lmdb, write_pictures
 
 from data import DataError, images, prepare
 from data.images import open_images
 
-N = 23  # pictures in most tests, with batches of 2 that are made safe after every 4
+N = 23
+__all__ = ["cache"]  # a fixture
 
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(prepare, "BATCH", 2)
-    monkeypatch.setattr(prepare, "SAFE_EVERY", 4)
+    monkeypatch.setattr(images, "BATCH", 2)
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def spec(tmp_path):
 
 
 def run(spec, *options):
-    prepare.main([spec, "--size", "16", "--workers", "0", *options])
+    prepare.main([spec, "--size", "16", *options])
 
 
 def refused(capsys, spec, *options, code=2):
@@ -46,29 +48,27 @@ def refused(capsys, spec, *options, code=2):
     return lines[0]
 
 
-def expected():
-    return np.stack([squash(value, 16) for value in numbered(N).values()])
-
-
 def names(tmp_path):
     return sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+
+
+def kind(dataset):
+    return type(dataset.source).__name__
 
 
 COMPLETE = ["x_16_squash.json", "x_16_squash.npy"]
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_the_array_holds_the_pictures_and_is_used(tmp_path, spec, workers, capsys):
+def test_the_array_holds_the_pictures_and_is_used(tmp_path, spec, capsys):
     direct = pixels(open_images(spec, 16))
-    run(spec, "--workers", workers)
+    run(spec)
     assert names(tmp_path) == COMPLETE
-    array = np.load(tmp_path / "x_16_squash.npy")
-    np.testing.assert_array_equal(array, direct)
-    np.testing.assert_array_equal(array, expected())
-    assert f"{N} pictures" in capsys.readouterr().out
+    np.testing.assert_array_equal(np.load(tmp_path / "x_16_squash.npy"), direct)
+    capsys.readouterr()
     dataset = open_images(spec, 16)
     assert f"using {tmp_path / 'x_16_squash.npy'}" in capsys.readouterr().err
     np.testing.assert_array_equal(pixels(dataset), direct)
+    assert dataset.fingerprint == images.find_source(spec, 16).fingerprint
 
 
 def test_the_json_says_what_it_holds(tmp_path):
@@ -88,30 +88,30 @@ def test_the_json_says_what_it_holds(tmp_path):
     }
     before = open_images(spec, 16, "squash")
     after = open_images(spec, 16, "crop")
-    assert after.source.kind == "array" and before.source.kind == "folder"
+    assert kind(after) == "Array" and kind(before) == "Folder"
     assert after.classes == before.classes and after.labels.tolist() == before.labels.tolist()
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_replaced_pictures_are_counted_over_all_workers(tmp_path, workers):
+def test_replaced_pictures_are_counted(tmp_path):
     values = numbered(N)
     for i in (0, 1, 9, 22):  # one that the main process meets too, neighbours, the last
         values[f"{i:040x}"] = b"junk"
-    run(write_lmdb(tmp_path / "x_lmdb", values), "--workers", workers)
+    run(write_lmdb(tmp_path / "x_lmdb", values))
     assert json.loads((tmp_path / "x_16_squash.json").read_text())["replaced"] == 4
 
 
 def test_limit(tmp_path, spec):
     run(spec, "--limit", "5")
     assert json.loads((tmp_path / "x_16_squash.json").read_text())["limit"] == 5
-    assert open_images(spec, 16, limit=5).source.kind == "array"
-    assert open_images(spec, 16).source.kind == "lmdb"
-    np.testing.assert_array_equal(np.load(tmp_path / "x_16_squash.npy"), expected()[np.arange(5) * N // 5])
+    assert kind(open_images(spec, 16, limit=5)) == "Array"
+    assert kind(open_images(spec, 16)) == "Lmdb"
+    expected = pixels(open_images(spec, 16))[np.arange(5) * N // 5]
+    np.testing.assert_array_equal(np.load(tmp_path / "x_16_squash.npy"), expected)
 
 
 def test_a_limit_above_the_data_is_no_limit(tmp_path, spec):
     run(spec, "--limit", "1000")
-    assert open_images(spec, 16).source.kind == "array"
+    assert kind(open_images(spec, 16)) == "Array"
 
 
 def test_toy_rooms(tmp_path, monkeypatch):
@@ -146,34 +146,32 @@ def test_an_array_of_something_else_is_never_overwritten(tmp_path, spec, capsys,
     assert len(open_images(str(tmp_path / "few.npy"), 16)) == 5
 
 
+@pytest.mark.parametrize("content", ["", "{", "[1]", "3", "[" * 100_000])
+def test_a_damaged_json_is_one_line(tmp_path, spec, capsys, content):
+    run(spec)
+    (tmp_path / "x_16_squash.json").write_text(content)
+    assert "exists and holds other pictures" in refused(capsys, spec)
+
+
 # ---------------------------------------------------------------- interruptions
 
 
-def fail_at(monkeypatch, call, error):
-    """Reading fails with `error` at its `call`-th batch."""
-    read, calls = prepare.Counted.__getitem__, []
+def at_batch(monkeypatch, n, action):
+    """Does `action` when the n-th batch is asked for. Only one thread reads."""
+    read, calls = images.Images.__getitem__, []
 
-    def failing(self, indices):
+    def acting(self, indices):
         calls.append(indices)
-        if len(calls) == call:
-            raise error
+        if len(calls) == n + 1:  # the first call is the check of the first picture
+            action()
         return read(self, indices)
 
-    monkeypatch.setattr(prepare.Counted, "__getitem__", failing)
-    return calls
+    monkeypatch.setattr(images.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(images.Images, "__getitem__", acting)
 
 
-@pytest.mark.parametrize("call", range(1, 13))
-def test_an_interrupted_run_goes_on_where_it_was_safe(tmp_path, spec, monkeypatch, capsys, call):
-    fail_at(monkeypatch, call, KeyboardInterrupt())
-    assert "interrupted" in refused(capsys, spec, code=130)
-    assert not set(names(tmp_path)) & set(COMPLETE)
-    assert open_images(spec, 16).source.kind == "lmdb"
-    calls = fail_at(monkeypatch, 0, None)
-    run(spec)
-    assert calls[0][0] == (call - 1) // 2 * 4  # two batches are made safe together
-    assert names(tmp_path) == COMPLETE
-    np.testing.assert_array_equal(np.load(tmp_path / "x_16_squash.npy"), expected())
+def stop():
+    raise KeyboardInterrupt
 
 
 def in_child(function, *arguments):
@@ -183,65 +181,63 @@ def in_child(function, *arguments):
     return child
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_killed_at_random_moments(tmp_path, spec, monkeypatch, workers):
-    """Only the main process is killed: its workers live on for a while, and must not be in the way."""
-    fit = images.fit_picture
-    monkeypatch.setattr(images, "fit_picture", lambda *a: time.sleep(0.005) or fit(*a))
-
-    def group(*arguments):
-        os.setsid()
-        run(*arguments)
-
-    children = []
-    for pause in np.random.default_rng(0).uniform(0.05, 0.2, 5):
-        children.append(in_child(group, spec, "--workers", workers))
-        time.sleep(pause)
-        children[-1].kill()
-        children[-1].join()
-    run(spec)
-    for child in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+def assert_complete(tmp_path, spec):
+    """The whole array is there, and equal to the pictures read without it."""
     assert names(tmp_path) == COMPLETE
-    np.testing.assert_array_equal(np.load(tmp_path / "x_16_squash.npy"), expected())
+    images_without = images.Images(images.find_source(spec, 16), 16, "squash")
+    np.testing.assert_array_equal(np.load(tmp_path / "x_16_squash.npy"), pixels(images_without))
+
+
+@pytest.mark.parametrize("batch", [1, 5, 12])
+def test_ctrl_c_leaves_nothing(tmp_path, spec, monkeypatch, capsys, batch):
+    with monkeypatch.context() as patch:
+        at_batch(patch, batch, stop)
+        assert "interrupted" in refused(capsys, spec, code=130)
+    assert not names(tmp_path) and kind(open_images(spec, 16)) == "Lmdb"
+    run(spec)
+    assert_complete(tmp_path, spec)
+
+
+def test_killed_at_random_moments(tmp_path, spec, monkeypatch):
+    fit = images.fit_picture
+    monkeypatch.setattr(images, "fit_picture", lambda *a: time.sleep(0.01) or fit(*a))
+    for pause in np.random.default_rng(0).uniform(0.02, 0.3, 5):
+        child = in_child(run, spec)
+        time.sleep(pause)
+        child.kill()
+        child.join()
+        assert child.exitcode == 0 or not set(names(tmp_path)) & {COMPLETE[1]}
+    run(spec)
+    assert_complete(tmp_path, spec)
 
 
 def test_killed_between_the_last_picture_and_the_final_name(tmp_path, spec, monkeypatch):
-    monkeypatch.setattr(prepare.Path, "rename", lambda *a: os.kill(os.getpid(), signal.SIGKILL))
-    child = in_child(run, spec)
-    child.join()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare.os, "replace", lambda *a: os.kill(os.getpid(), signal.SIGKILL))
+        child = in_child(run, spec)
+        child.join()
     assert child.exitcode == -signal.SIGKILL and "x_16_squash.npy" not in names(tmp_path)
-    monkeypatch.setattr(prepare.Counted, "__getitem__", None)  # nothing is read again
     run(spec)
-    assert names(tmp_path) == COMPLETE
-    np.testing.assert_array_equal(np.load(tmp_path / "x_16_squash.npy"), expected())
+    assert_complete(tmp_path, spec)
 
 
-@pytest.mark.parametrize("left", [0, 100, 2000])
-def test_a_part_that_lost_its_end_is_begun_again(tmp_path, spec, monkeypatch, capsys, left):
-    fail_at(monkeypatch, 9, KeyboardInterrupt())
-    refused(capsys, spec, code=130)
-    os.truncate(tmp_path / "x_16_squash.npy.part", left)
-    fail_at(monkeypatch, 0, None)
+def test_an_old_part_is_overwritten(tmp_path, spec):
+    (tmp_path / "x_16_squash.npy.part").write_bytes(os.urandom(100_000))
     run(spec)
-    np.testing.assert_array_equal(np.load(tmp_path / "x_16_squash.npy"), expected())
+    assert_complete(tmp_path, spec)
 
 
 def test_full_disk(tmp_path, spec, capsys):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-        with pytest.raises(SystemExit) as caught:
-            run(spec)
-        assert caught.value.code == 2
-        assert "File too large; what is done is kept" in capsys.readouterr().err
+        line = refused(capsys, spec)
+        assert "cannot be written" in line and "--out writes in another place" in line
 
     child = in_child(limited)
     child.join()
-    assert child.exitcode == 0 and not set(names(tmp_path)) & set(COMPLETE)
+    assert child.exitcode == 0 and not names(tmp_path)
     run(spec)
-    np.testing.assert_array_equal(np.load(tmp_path / "x_16_squash.npy"), expected())
+    assert_complete(tmp_path, spec)
 
 
 def test_disk_that_fills_up_at_the_end(tmp_path, spec, monkeypatch, capsys):
@@ -249,15 +245,15 @@ def test_disk_that_fills_up_at_the_end(tmp_path, spec, monkeypatch, capsys):
 
     def full(path):
         if path.name == "x_16_squash.json":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            raise DataError(f"{path} cannot be written ({os.strerror(errno.ENOSPC)})")
         return write(path)
 
-    monkeypatch.setattr(prepare, "write_file", full)
-    assert "No space left on device" in refused(capsys, spec)
-    assert not set(names(tmp_path)) & set(COMPLETE)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "write_file", full)
+        assert "No space left on device" in refused(capsys, spec)
+    assert not names(tmp_path)
     run(spec)
-    np.testing.assert_array_equal(np.load(tmp_path / "x_16_squash.npy"), expected())
+    assert_complete(tmp_path, spec)
 
 
 def test_too_little_space_is_seen_before_anything_is_written(tmp_path, spec, monkeypatch, capsys):
@@ -270,54 +266,35 @@ def test_too_little_space_is_seen_before_anything_is_written(tmp_path, spec, mon
 def test_two_at_once(tmp_path, spec, capsys, monkeypatch):
     reader, writer = os.pipe()
 
-    def waiting(self, indices):
+    def wait():
         os.write(writer, b"x")
         time.sleep(60)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare.Counted, "__getitem__", waiting)
+        at_batch(patch, 3, wait)
         child = in_child(run, spec)
     os.read(reader, 1)
-    assert "another data.prepare" in refused(capsys, spec)
+    assert "another data.prepare is writing" in refused(capsys, spec)
     child.kill()
     child.join()
     run(spec)
-
-
-# ---------------------------------------------------------------- a source that changes
-
-
-@pytest.mark.parametrize("kind", ["lmdb", "folder"])
-def test_source_changed_between_kill_and_resume(tmp_path, monkeypatch, capsys, kind):
-    if kind == "lmdb":
-        spec = write_lmdb(tmp_path / "x_train_lmdb", numbered(N))
-    else:
-        spec = write_pictures(tmp_path / "x", [f"{i}.png" for i in range(N)])
-    fail_at(monkeypatch, 9, KeyboardInterrupt())
-    refused(capsys, spec, code=130)
-    if kind == "lmdb":
-        write_lmdb(tmp_path / "x_train_lmdb", {f"{3:040x}": b"other"})
-    else:
-        os.utime(tmp_path / "x" / "3.png", (1, 1))
-    fail_at(monkeypatch, 0, None)
-    assert "begun with other pictures" in refused(capsys, spec)
-    assert not set(names(tmp_path)) & set(COMPLETE)
+    assert_complete(tmp_path, spec)
 
 
 @pytest.mark.parametrize("gone", [False, True])
 def test_source_changed_while_it_was_read(tmp_path, monkeypatch, capsys, gone):
     spec = write_pictures(tmp_path / "x", [f"{i}.png" for i in range(N)])
-    read = prepare.Counted.__getitem__
 
-    def changing(self, indices):
-        batch = read(self, indices)
-        for path in (tmp_path / "x").iterdir() if indices[-1] == N - 1 else ():
-            path.unlink() if gone else os.utime(path, (1, 1))
-        return batch
+    def change():
+        path = tmp_path / "x" / "0.png"
+        if gone:
+            path.unlink()
+        else:
+            os.utime(path, (1, 1))
 
-    monkeypatch.setattr(prepare.Counted, "__getitem__", changing)
+    at_batch(monkeypatch, 12, change)
     assert "changed while they were read" in refused(capsys, spec)
-    assert not set(names(tmp_path)) & set(COMPLETE)
+    assert not names(tmp_path)
 
 
 # ---------------------------------------------------------------- bad input
@@ -339,9 +316,19 @@ def test_out_must_be_an_array(tmp_path, spec, capsys):
 
 
 def test_folder_that_cannot_be_written(tmp_path, spec, capsys):
-    assert "No such file or directory" in refused(capsys, spec, "--out", str(tmp_path / "no" / "x.npy"))
+    assert "cannot be written (No such file or directory)" in refused(
+        capsys, spec, "--out", str(tmp_path / "no" / "x.npy")
+    )
 
 
 def test_an_api_error_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="no pictures at"):
         prepare.prepare(str(tmp_path), 16)
+
+
+def test_without_docstrings(tmp_path, spec):
+    """python -OO strips them: no text may come from there."""
+    command = [sys.executable, "-OO", "-m", "data.prepare", spec, "--size", "16"]
+    done = subprocess.run(command, cwd=Path(prepare.__file__).parents[1], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_complete(tmp_path, spec)
