@@ -120,6 +120,9 @@ def fetch(url: str, target: Path, pauses: tuple = PAUSES) -> None:
 # ---------------------------------------------------------------- zip files
 def check(path: Path, folder: Path | None) -> None:
     """Check names, sizes and CRCs in a zip file. With `folder`, its data.mdb and nothing else goes there."""
+    with open(path, "rb") as file:
+        if file.read(1) == b"<":
+            raise DataError(f"{path} is a web page and no zip file; delete it and run the same command again")
     try:
         with ZipFile(path) as archive:
             check_members(path, archive)
