@@ -25,7 +25,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.characters import LEVEL1, find_files, open_characters, read_samples  # noqa: E402
+from data.characters import LEVEL1, open_characters, read_samples, split_files  # noqa: E402
 
 ROUNDS = 5
 HWDB10 = 1_680_258
@@ -72,7 +72,7 @@ def speed(root):
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.glob("*.gnt")):
             archive.write(path, path.name)
-    files = sum(find_files(folder), [])
+    files = sum(split_files(folder), [])
     everything = dict.fromkeys(LEVEL1)
     ways = {
         "headers and pixels, not resized": lambda: sum(1 for _ in read_samples(files)),
