@@ -5,8 +5,10 @@ TensorFlow code to float64's rounding. A slope, an epsilon, a padding, a missing
 in another order show here, even where training hides them.
 """
 
+import importlib
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -205,3 +207,50 @@ RECORDED = {  # four digests each: output and gradient in train mode, then in ev
 def test_function_is_the_recorded_one(name):
     for found, recorded in zip(NETWORKS[name](), RECORDED[name], strict=True):
         assert found == pytest.approx(recorded, rel=1e-9, abs=1e-12)
+
+
+# ---------------------------------------------------------------- what training hides, too
+TINY = {  # the smallest run of each script, and where its checkpoint lies
+    "lsgan_scenes": ("--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 8", "last.pt"),
+    "lsgan_cond_chars": ("--classes 5 --width 4 --z-dim 4 --batch-size 8", "last.pt"),
+    "stability_grid": (
+        "--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 512"
+        " --seeds 1 --settings bn_g --optimizers adam --losses ls",
+        "bn_g-adam-ls-seed0/cell.pt",
+    ),
+    "gaussian_mixture": ("--z-dim 4 --seeds 1 --losses ls", "last.pt"),
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_adam_follows_beta1(name, call, tmp_path):
+    flags, checkpoint = TINY[name]
+    script = importlib.import_module(name)
+    more = "--beta1", 0.3, "--steps", 1, "--gpu", -1, "--out", tmp_path / "run"
+    assert call(script.main, *flags.split(), *more)[0] == 0
+    saved = torch.load(tmp_path / "run" / checkpoint)
+    for optimizer in ("opt_g", "opt_d"):
+        assert [group["betas"] for group in saved[optimizer]["param_groups"]] == [(0.3, 0.999)]
+
+
+def test_sampled_characters_lie_in_the_order_of_their_labels(call, tmp_path):
+    flags, _ = TINY["lsgan_cond_chars"]
+    run = tmp_path / "run"
+    assert call(lsgan_cond_chars.main, *flags.split(), "--steps", 1, "--gpu", -1, "--out", run)[0] == 0
+    saved = torch.load(run / "last.pt")
+    for name in ("phi.weight", "deconv2.weight", "deconv3.weight"):  # so that labels show in the pictures
+        saved["G"][name] *= 30
+    torch.save(saved, run / "last.pt")
+    n = 70  # more than the 64 that are drawn at once
+    sample = "--sample", run / "last.pt", "--n", n, "--gpu", -1, "--out", tmp_path / "sample"
+    assert call(lsgan_cond_chars.main, *sample)[0] == 0
+    pictures = np.load(tmp_path / "sample/samples.npy").astype(int)
+    labels = np.load(tmp_path / "sample/labels.npy")
+
+    G = lsgan_cond_chars.Generator(classes=5, width=4, z_dim=4)
+    G.load_state_dict(saved["G"])
+    z = torch.cat([lsgan_cond_chars.noise(64, 4, 0, lsgan_cond_chars.SAMPLE, chunk) for chunk in (0, 1)])[:n]
+    for y in range(5):  # pictures of this class, whose label is right for some and wrong for the others
+        drawn = lsgan_cond_chars.generate(G, z, torch.full((n,), y)).numpy().astype(int)
+        equal = np.abs(pictures - drawn).max((1, 2, 3)) <= 1
+        assert equal.tolist() == (labels == y).tolist()
