@@ -1,154 +1,154 @@
-"""LSGAN on a mixture of eight Gaussians, many seeds at once: Figure 8 as a table with counts.
+"""LSGAN in two dimensions: why least squares (Figures 1 and 2), and eight Gaussians to learn (Figure 8).
 
-    python gaussian_mixture.py --seeds 2 --steps 5000 --out runs/look   # a first look, minutes on a laptop
-    python gaussian_mixture.py                      # Figure 8, ten times; an hour or two on one core
-    python gaussian_mixture.py --resume             # go on where it stopped, or just draw again
+    python gaussian_mixture.py --figure 1      # what each loss does with fakes far beyond the real points
+    python gaussian_mixture.py --figure 2      # the losses as curves
+    python gaussian_mixture.py --seeds 2 --steps 5000 --out runs/look   # a first look at Figure 8, minutes
+    python gaussian_mixture.py                 # Figure 8, ten seeds; an hour or two on one core
+    python gaussian_mixture.py --resume        # go on where it stopped, or just draw again
+
+Figures 1 and 2 take seconds. Figure 8 comes with counts: table.md, results.csv and curves.png beside
+figure8.png. All losses and seeds train side by side as one batched network, each as it would alone.
 
 Differences from the authors' code: losses are means over the batch (theirs, but for D's cross entropy, are
-sums; Adam does not notice). All seeds and losses train as one network. Everything random is seeded.
+sums; Adam does not notice). Whether their updates are simultaneous or alternating is a race between threads;
+--updates chooses. They stop at 35,000 steps. Everything random is seeded.
 """
 
-import contextlib
-import io
-import os
-import signal
+import json
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, BooleanOptionalAction, Namespace
+from argparse import BooleanOptionalAction, Namespace
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # threads that wait soon leave their core to others
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
-LOSSES = {"ls": (0.0, 1.0, 1.0), "ls-110": (-1.0, 1.0, 0.0), "sigmoid": None}  # Eq. 2's a, b, c: Eq. 9, Eq. 8
-MEASURES = ["d_loss", "g_loss", "modes", "basins", "high_quality", "divergence"]
-INIT_G, INIT_D, BATCHES, EVALUATION = range(4)  # independent streams of random numbers
-BATCH, CHUNK = 512, 10  # points a step, the authors'; steps drawn at once
+from data import DataError, make_parser, one_line_errors, runs
+from data.runs import at_least, below_one, not_empty, some_of
+
+BATCH = 512  # points a step, the authors'
+CHUNK = 10  # steps whose data are drawn at once, which is faster
+MEASURES = ["d_loss", "g_loss", "modes", "share", "basins", "divergence"]  # columns; see measure()
+COLOURS = {"ls": "tab:red", "ls-110": "tab:purple", "sigmoid": "tab:blue"}
+INIT_G, INIT_D, BATCHES, EVALUATION, FIGURE1 = range(5)  # independent streams of random numbers
 
 
 # ---------------------------------------------------------------- settings
-def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Namespace:
-    """Flags -> Namespace. `saved`, a checkpoint's arguments, are the defaults and may not be contradicted."""
-    parser = ArgumentParser(formatter_class=ArgumentDefaultsHelpFormatter, allow_abbrev=False)
-    parser.error = fail
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    """The command line `argv`, by default the program's own; on --resume a checkpoint gives the defaults."""
+    parser = make_parser(Path(__file__).name, "LSGAN in two dimensions (Figures 1, 2 and 8)")
     add = parser.add_argument
+    add(
+        "--figure", type=int, choices=[1, 2, 8], default=8, help="of the paper; 8 is the one that trains GANs"
+    )
+    add = parser.add_argument_group("data").add_argument
     add("--layout", choices=["ring", "grid"], default="ring", help="how the modes lie")
-    add("--modes", type=int, default=8, help="number of modes, for a grid a square number")
-    add("--radius", type=float, default=1.0, help="of the ring; half the side of the grid")
-    add("--std", type=float, default=0.01, help="standard deviation of a mode")
+    add("--modes", type=at_least(2), default=8, help="number of modes, for a grid a square number")
+    add("--radius", type=at_least(1e-6, float), default=1.0, help="of the ring; half the side of the grid")
+    add("--std", type=at_least(1e-6, float), default=0.01, help="standard deviation of a mode")
     add("--doubled-mode", action=BooleanOptionalAction, default=True, help="top of the ring: twice as likely")
-    add("--z-dim", type=int, default=256, help="dimension of the noise z")
-    add("--losses", default="ls,sigmoid", help=f"any of {','.join(LOSSES)}, trained side by side")
+    add = parser.add_argument_group("model").add_argument
+    add("--z-dim", type=at_least(1), default=256, help="dimension of the noise z")
+    add = parser.add_argument_group("loss").add_argument
+    names = list(LOSSES)
+    add("--losses", type=some_of(names), default="ls,sigmoid", help=f"any of {','.join(names)}, side by side")
+    add = parser.add_argument_group("optimiser").add_argument
     add("--updates", choices=["simultaneous", "alternating"], default="simultaneous", help="of D and G")
-    add("--lr-d", type=float, default=1e-4, help="Adam's learning rate for D")
-    add("--lr-g", type=float, default=1e-3, help="Adam's learning rate for G")
-    add("--beta1", type=float, default=0.5, help="Adam's first decay rate")
-    add("--steps", type=int, default=40_000, help="steps in all; a larger value extends a finished run")
-    add("--seed", type=int, default=0, help="everything random follows from it")
-    add("--seeds", type=int, default=10, help="train this many seeds, the first of which is --seed")
+    add("--lr-d", type=at_least(0, float), default=1e-4, help="Adam's learning rate for D")
+    add("--lr-g", type=at_least(0, float), default=1e-3, help="Adam's learning rate for G")
+    add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
+    add("--steps", type=at_least(1), default=40_000, help="steps in all")
+    add = parser.add_argument_group("run").add_argument
+    add("--seed", type=at_least(0), default=0, help="everything random follows from it")
+    add("--seeds", type=at_least(1), default=10, help="train this many seeds, the first of which is --seed")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
-    add("--out", help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
-    add("--resume", nargs="?", const=True, metavar="FILE", help="go on from the run's last.pt, or FILE")
-    add("--measure-every", type=int, default=500, help="steps between measures and saves of last.pt")
-    args = parser.parse_args(argv, Namespace(**(saved or {})))
+    add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
+    add("--measure-every", type=at_least(1), default=500, help="steps between measures and saves of last.pt")
+    add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
 
-    at_least = dict.fromkeys("lr_d lr_g beta1 seed".split(), 0) | {"modes": 2, "radius": 1e-6, "std": 1e-6}
-    at_least |= dict.fromkeys("z_dim steps seeds measure_every".split(), 1)
-    for name, least in at_least.items():
-        if not getattr(args, name) >= least:
-            fail(f"--{name.replace('_', '-')} must be at least {least}")
-    if not args.beta1 < 1:
-        fail("--beta1 must be less than 1")
+    def default_out(args: Namespace) -> str:
+        if args.figure != 8:
+            return f"runs/{Path(__file__).stem}-figure{args.figure}"
+        return f"runs/{Path(__file__).stem}-{args.layout}-{','.join(args.losses)}-seed{args.seed}"
+
+    args = runs.parse_args(parser, argv, default_out)
+    if args.resume and args.figure != 8:
+        parser.error(f"--figure {args.figure} trains nothing that --resume could go on with")
     if args.layout == "grid" and round(args.modes**0.5) ** 2 != args.modes:
-        fail(f"--modes must be a square number for a grid; {args.modes} is not")
-    if not set(args.losses.split(",")) <= set(LOSSES):
-        fail(f"--losses {args.losses}: not all are among {', '.join(LOSSES)}")
-    for name, value in (saved or {}).items():
-        if getattr(args, name) != value and name not in ("steps", "measure_every"):
-            fail(f"--{name.replace('_', '-')} is {value} in the checkpoint and cannot change")
-    default_out = f"runs/{Path(__file__).stem}-{args.layout}-{args.losses}-seed{args.seed}"
-    if args.resume is True:
-        args.resume = str(Path(args.out or default_out, "last.pt"))
-    args.out = args.out or (str(Path(args.resume).parent) if args.resume else default_out)
+        parser.error(f"--modes must be a square number for a grid; {args.modes} is not")
+    if args.modes > 125:
+        parser.error(f"--modes {args.modes} is above 125: 20 of 2,500 points must be able to fall on each")
+    if max(args.radius, args.std) > 1e6:
+        parser.error("--radius and --std must be at most 1e6, or distances overflow")
     return args
 
 
-def fail(message: object) -> None:
-    """Ends the program because of bad input: one line, exit code 2."""
-    print(f"{Path(__file__).name}: error: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(2)
-
-
-def pick_device(gpu: int | None) -> torch.device:
-    """--gpu N: that GPU; -1: the CPU; None: GPU 0, under torchrun the local rank's, or else the CPU."""
-    count = torch.cuda.device_count()
-    if gpu is None:
-        gpu = int(os.environ.get("LOCAL_RANK", 0)) if count else -1
-        if not count:
-            print("no GPU found: running on the CPU")
-    elif gpu != -1 and "LOCAL_RANK" in os.environ:
-        fail("under torchrun the local rank chooses the GPU; only --gpu -1 (the CPU) may be given")
-    if gpu == -1:
-        return torch.device("cpu")
-    if not 0 <= gpu < count:
-        found = ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(count)) or "none"
-        fail(f"there is no GPU {gpu}; GPUs found: {found}; --gpu -1 runs on the CPU")
-    torch.cuda.set_device(gpu)
-    return torch.device("cuda", gpu)
-
-
-# ---------------------------------------------------------------- randomness and data
-def rng(seed: int, stream: int, step: int) -> np.random.Generator:
+# ---------------------------------------------------------------- randomness
+def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    return np.random.default_rng(np.random.SeedSequence([seed, stream, step]))
+    return np.random.default_rng([seed, stream, step, 1])  # 1: numpy takes [0, 1] and [0, 1, 0] for the same
 
 
-def torch_rng(seed: int, stream: int, step: int, device="cpu") -> torch.Generator:
-    """The same for torch, which draws several times as fast, and on the device."""
+def torch_rng(seed: int, stream: int, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
+    """The same for PyTorch, which draws several times as fast, and on the device."""
     return torch.Generator(device).manual_seed(int(rng(seed, stream, step).integers(2**32)))
 
 
+# ---------------------------------------------------------------- data
 def mixture(layout="ring", modes=8, radius=1.0, doubled=True) -> tuple[Tensor, Tensor]:
-    """Centres [modes, 2] and probabilities [modes]. `doubled`: the top of a ring is twice as likely as the
-    others, as in the authors' code, where linspace(0, 2 pi, 9) meets it at both ends."""
+    """Centres [modes, 2] and probabilities [modes].
+
+    doubled: the top of a ring is twice as likely as the others, as in the authors' code, where
+    linspace(0, 2 pi, 9) meets it at both ends. The paper does not say so.
+    """
     weights = torch.ones(modes)
     if layout == "grid":
         line = torch.linspace(-radius, radius, round(modes**0.5))
         return torch.cartesian_prod(line, line), weights / modes
-    weights[0] += doubled
+    if doubled:
+        weights[0] = 2
     angles = torch.arange(modes) * (2 * torch.pi / modes)
     return radius * torch.stack([angles.sin(), angles.cos()], 1), weights / weights.sum()
 
 
-def draw_batches(seeds: range, start: int, stop: int, z_dim: int, target: tuple, n: int = BATCH):
-    """Yields real [seeds, n, 2] and normal z [seeds, n, z_dim] for the steps start + 1 ... stop: functions of
-    seed and step. `target`: the modes' centres [modes, 2], probabilities [modes] and standard deviation."""
+def draw_chunk(seeds: range, chunk: int, z_dim: int, target: tuple, n: int) -> tuple[Tensor, Tensor]:
+    """Real points [seeds, CHUNK, n, 2] and normal z [seeds, CHUNK, n, z_dim] of CHUNK steps."""
     centres, weights, std = target
     real = torch.empty(len(seeds), CHUNK, n, 2, device=centres.device)
     z = torch.empty(len(seeds), CHUNK, n, z_dim, device=centres.device)
+    for s, seed in enumerate(seeds):
+        generator = torch_rng(seed, BATCHES, chunk, centres.device)
+        modes = torch.multinomial(weights, CHUNK * n, replacement=True, generator=generator)
+        real[s].normal_(generator=generator).mul_(std).add_(centres[modes].view(CHUNK, n, 2))
+        z[s].normal_(generator=generator)
+    return real, z
+
+
+def draw_batches(seeds: range, start: int, stop: int, z_dim: int, target: tuple, n: int = BATCH) -> Iterator:
+    """Yields real [seeds, n, 2] and z [seeds, n, z_dim] for the steps start + 1 ... stop.
+
+    They are functions of seed and step. target: centres [modes, 2], probabilities [modes], deviation.
+    """
     for step in range(start, stop):
-        for s, seed in enumerate(seeds if step % CHUNK == 0 or step == start else ()):
-            generator = torch_rng(seed, BATCHES, step // CHUNK, centres.device)
-            modes = torch.multinomial(weights, CHUNK * n, replacement=True, generator=generator)
-            real[s].normal_(generator=generator).mul_(std).add_(centres[modes].view_as(real[s]))
-            z[s].normal_(generator=generator)
+        if step == start or step % CHUNK == 0:
+            real, z = draw_chunk(seeds, step // CHUNK, z_dim, target, n)
         yield real[:, step % CHUNK], z[:, step % CHUNK]
 
 
 # ---------------------------------------------------------------- networks
 class Linear(nn.Module):
-    """Linear layers side by side, ordered (loss, seed): x [models, B, n_in] -> [models, B, n_out]. A seed's
-    orthogonal weights, gain 1.4, come from its generator and are the same for every loss; biases 0."""
+    """`models` linear layers side by side: x [models, B, n_in] -> [models, B, n_out]."""
 
-    def __init__(self, n_in: int, n_out: int, losses: int, generators: list[torch.Generator]):
+    def __init__(self, models: int, n_in: int, n_out: int):
         super().__init__()
-        weights = [nn.init.orthogonal_(torch.empty(n_in, n_out), 1.4, g) for g in generators]
-        self.weight = nn.Parameter(torch.stack(weights).repeat(losses, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(len(self.weight), 1, n_out))
+        self.weight = nn.Parameter(torch.zeros(models, n_in, n_out))
+        self.bias = nn.Parameter(torch.zeros(models, 1, n_out))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, x, self.weight)
@@ -157,232 +157,547 @@ class Linear(nn.Module):
 class Generator(nn.Sequential):
     """z [models, B, z_dim] -> points [models, B, 2]. Authors' code: stability_comparison/mixture_gaussian."""
 
-    def __init__(self, losses: int = 1, seeds: range = range(1), z_dim: int = 256):
-        init = losses, [torch_rng(seed, INIT_G, 0) for seed in seeds]
-        hidden = Linear(z_dim, 128, *init), nn.Tanh(), Linear(128, 128, *init), nn.Tanh()
-        super().__init__(*hidden, Linear(128, 2, *init))
+    def __init__(self, models: int = 1, z_dim: int = 256):
+        super().__init__(
+            Linear(models, z_dim, 128),
+            nn.Tanh(),
+            Linear(models, 128, 128),
+            nn.Tanh(),
+            Linear(models, 128, 2),
+        )
 
 
 class Discriminator(nn.Sequential):
-    """points [models, B, 2] -> D(x) [losses, seeds, B], any real number: no sigmoid."""
+    """Points [models, B, 2] -> D(x) [models, B], any real number. Authors' code: as above."""
 
-    def __init__(self, losses: int = 1, seeds: range = range(1)):
-        init = losses, [torch_rng(seed, INIT_D, 0) for seed in seeds]
-        hidden = Linear(2, 128, *init), nn.Tanh(), Linear(128, 128, *init), nn.Tanh()
-        super().__init__(*hidden, Linear(128, 1, *init), nn.Flatten(1), nn.Unflatten(0, (losses, len(seeds))))
+    def __init__(self, models: int = 1):
+        super().__init__(
+            Linear(models, 2, 128),
+            nn.Tanh(),
+            Linear(models, 128, 128),
+            nn.Tanh(),
+            Linear(models, 128, 1),  # no sigmoid: least squares regresses onto a and b
+            nn.Flatten(1),
+        )
 
 
-# ---------------------------------------------------------------- loss and training step
-def gan_loss(d_real: Tensor, d_fake: Tensor, loss: str = "ls") -> tuple[Tensor, Tensor]:
-    """What D and G minimise, each [seeds], from D's answers [seeds, B]: Eq. 2; sigmoid: Eq. 1's cross
-    entropy of logits, for G the non-saturating -log sigmoid(D(G(z)))."""
+def init_weights(net: nn.Module, generators: list[torch.Generator]) -> None:
+    """Orthogonal weights of gain 1.4, drawn from one generator for each model; biases 0."""
+    for layer in net.modules():
+        if isinstance(layer, Linear):
+            for weight, generator in zip(layer.weight.data, generators):
+                nn.init.orthogonal_(weight, gain=1.4, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+
+# ---------------------------------------------------------------- loss
+LOSSES = {"ls": (0.0, 1.0, 1.0), "ls-110": (-1.0, 1.0, 0.0), "sigmoid": None}  # a, b, c: Eq. 9, Eq. 8
+
+
+def discriminator_loss(d_real: Tensor, d_fake: Tensor, loss: str = "ls") -> Tensor:
+    """What D minimises, [models], from D's answers [models, B].
+
+    ls and ls-110: the first line of Eq. 2. sigmoid: Eq. 1, the cross entropy of logits.
+    """
     if loss == "sigmoid":
-        return (F.softplus(-d_real) + F.softplus(d_fake)).mean(1), F.softplus(-d_fake).mean(1)
-    a, b, c = LOSSES[loss]
-    return 0.5 * ((d_real - b) ** 2 + (d_fake - a) ** 2).mean(1), 0.5 * ((d_fake - c) ** 2).mean(1)
+        return F.softplus(-d_real).mean(-1) + F.softplus(d_fake).mean(-1)
+    a, b, _ = LOSSES[loss]
+    return 0.5 * (d_real - b).square().mean(-1) + 0.5 * (d_fake - a).square().mean(-1)
 
 
+def generator_loss(d_fake: Tensor, loss: str = "ls") -> Tensor:
+    """What G minimises, [models], from D's answers [models, B].
+
+    ls and ls-110: the second line of Eq. 2. sigmoid: the non-saturating -log sigmoid(D(G(z))).
+    """
+    if loss == "sigmoid":
+        return F.softplus(-d_fake).mean(-1)
+    _, _, c = LOSSES[loss]
+    return 0.5 * (d_fake - c).square().mean(-1)
+
+
+# ---------------------------------------------------------------- training step
 def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneous") -> Tensor:
-    """Updates all models; real [seeds, B, 2] and z [seeds, B, z_dim] serve every loss. Returns d_loss and
-    g_loss as [losses, seeds, 2], on the device."""
-    real, fake = real.repeat(len(losses), 1, 1), G(z.repeat(len(losses), 1, 1))
-    d_real, d_fake = D(real), D(fake)
-    d_loss, g_loss = zip(*map(gan_loss, d_real, d_fake, losses))
+    """Updates all models: G and D hold those of the first loss, a model for each seed, then the next loss's.
+
+    real [seeds, B, 2] and z [seeds, B, z_dim] serve every loss. updates: "simultaneous" takes both gradients
+    before either step, "alternating" lets G's gradient see D's step. Returns d_loss and g_loss of each model,
+    [models, 2], on the device.
+    """
+    n = len(losses)
+    fake = G(z.repeat(n, 1, 1))
+    d_real = D(real.repeat(n, 1, 1))
+    d_fake = D(fake)
+    d_loss = [discriminator_loss(*answers) for answers in zip(d_real.chunk(n), d_fake.chunk(n), losses)]
     opt_d.zero_grad()
-    torch.cat(d_loss).sum().backward(inputs=list(D.parameters()), retain_graph=True)  # models do not mix: sum
+    torch.cat(d_loss).sum().backward(inputs=list(D.parameters()), retain_graph=True)  # models do not mix
     if updates == "alternating":
         opt_d.step()
-        _, g_loss = zip(*map(gan_loss, d_real, D(fake), losses))
+        d_fake = D(fake)
+
+    g_loss = [generator_loss(*answers) for answers in zip(d_fake.chunk(n), losses)]
     opt_g.zero_grad()
     torch.cat(g_loss).sum().backward(inputs=list(G.parameters()))
-    if updates == "simultaneous":  # as the authors: both gradients before either step
+    if updates == "simultaneous":
         opt_d.step()
     opt_g.step()
-    return torch.stack([torch.stack(d_loss), torch.stack(g_loss)], -1).detach()
+    return torch.stack([torch.cat(d_loss), torch.cat(g_loss)], -1).detach()
 
 
-# ---------------------------------------------------------------- measures and figures
+# ---------------------------------------------------------------- samples and measures
 @torch.no_grad()
 def generate(G: Generator, seeds: range, n: int = 5120) -> Tensor:
     """Points [losses, seeds, n, 2], from the same z at every step."""
     models, z_dim, _ = G[0].weight.shape
-    z = torch.empty(len(seeds), n, z_dim, device=G[0].weight.device)
+    device = G[0].weight.device
+    z = torch.empty(len(seeds), n, z_dim, device=device)
     for s, seed in enumerate(seeds):
-        z[s].normal_(generator=torch_rng(seed, EVALUATION, 0, z.device))
-    return G(z.repeat(models // len(seeds), 1, 1)).unflatten(0, (-1, len(seeds)))
+        z[s].normal_(generator=torch_rng(seed, EVALUATION, device=device))
+    points = G(z.repeat(models // len(seeds), 1, 1))
+    return points.unflatten(0, (-1, len(seeds)))
 
 
 def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Tensor:
-    """points [..., n, 2] -> [..., 4]: modes with n/125 points (20 of 2,500) within 3 std; those with as many
-    within half the way to the next mode (basins); share of points within 3 std of a mode, 0.989 at best; the
-    Kullback-Leibler divergence, in nats, of how points fall on nearest modes from `weights`."""
+    """Points [..., n, 2] -> [..., 4], how well they follow the mixture:
+
+    modes: those with at least n/125 points (20 of 2,500) within 3 std;
+    share: of all points, how many lie within 3 std of a mode; 0.989 for true ones;
+    basins: modes with at least n/125 points within half the way to the next mode, however far from the
+        centre; an untrained generator, a blob over everything, has them all;
+    divergence: Kullback-Leibler, in nats, of how points fall on nearest modes from `weights`.
+    """
     distance, mode = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").min(-1)
-    member, fine = F.one_hot(mode, len(centres)), distance <= 3 * std
-    near = distance <= F.pdist(centres).min() / 2
-    counts = torch.stack([(member * inside[..., None]).sum(-2) for inside in (fine, near)], -1)
-    covered = (counts * 125 >= points.shape[-2]).sum(-2)
-    share = member.float().mean(-2)
-    divergence = torch.xlogy(share, share / weights).sum(-1, keepdim=True)
-    return torch.cat([covered, fine.float().mean(-1, keepdim=True), divergence], -1)
+    nearest = F.one_hot(mode, len(centres))  # [..., n, modes]
+    within = distance <= 3 * std
+    in_basin = distance <= F.pdist(centres).min() / 2
+    enough = points.shape[-2] / 125
+
+    modes = ((nearest * within[..., None]).sum(-2) >= enough).sum(-1)
+    basins = ((nearest * in_basin[..., None]).sum(-2) >= enough).sum(-1)
+    found = nearest.float().mean(-2)
+    divergence = torch.xlogy(found, found / weights).sum(-1)
+    return torch.stack([modes, within.float().mean(-1), basins, divergence], -1)
 
 
-def write_results(out: Path, losses: list[str], seeds: range, step: int, values: Tensor, modes: int) -> None:
-    """Of values [losses, seeds, measures]: results.csv as they are; table.md with counts of seeds, their 95 %
-    Wilson intervals, and the mean, least and largest of each measure."""
-    rows = [["step", "loss", "seed", *MEASURES]]
-    table = [["loss", f"all {modes} modes", "all basins", "one basin or none", *MEASURES[2:]], ["---"] * 8]
-    for loss, of_seeds in zip(losses, values):
-        for seed, measures in zip(seeds, of_seeds.tolist()):
-            rows.append([step, loss, seed, *(f"{value:.6g}" for value in measures)])
-        columns, cells = of_seeds.T[2:], [loss]
-        for hits in (columns[0] == modes, columns[1] == modes, columns[1] <= 1):
-            k, n, z2 = int(hits.sum()), len(seeds), 1.96**2
-            middle, half = (k + z2 / 2) / (n + z2), (z2 * (k * (n - k) / n + z2 / 4)) ** 0.5 / (n + z2)
-            cells.append(f"{k}/{n} ({abs(middle - half):.0%} to {middle + half:.0%})")
-        table.append(cells + [f"{c.mean():.3g} ({c.min():.3g} to {c.max():.3g})" for c in columns])
-    for name, lines, between in (("results.csv", rows, ","), ("table.md", table, " | ")):
-        with write_file(out / name) as file:
-            np.savetxt(file, lines, "%s", between)
+def wilson(hits: int, n: int) -> str:
+    """`hits` of n in words, with the 95 % Wilson interval."""
+    z2 = 1.96**2
+    middle = (hits + z2 / 2) / (n + z2)
+    half = (z2 * (hits * (n - hits) / n + z2 / 4)) ** 0.5 / (n + z2)
+    return f"{hits}/{n} ({max(middle - half, 0):.0%} to {middle + half:.0%})"
 
 
-def draw_curves(path: Path, losses: list[str], values: dict[int, Tensor]) -> None:
-    """The measures over steps: median of the seeds, least to largest shaded."""
+def spread(values: Tensor) -> str:
+    """Mean, least and greatest of values [n] in words."""
+    return f"{values.mean():.3g} ({values.min():.3g} to {values.max():.3g})"
+
+
+def write_results(path: Path, losses: list[str], seeds: range, log: dict[int, Tensor]) -> None:
+    """A CSV file from {step: measures [losses, seeds, 6]}: a row for each step, loss and seed."""
+    lines = [",".join(["step", "loss", "seed", *MEASURES])]
+    for step, values in log.items():
+        for loss, of_loss in zip(losses, values.tolist()):
+            for seed, numbers in zip(seeds, of_loss):
+                cells = [str(step), loss, str(seed), *(f"{number:.6g}" for number in numbers)]
+                lines.append(",".join(cells))
+    lines.append("")
+    with runs.write_file(path) as file:
+        file.write("\n".join(lines).encode())
+
+
+def write_table(path: Path, losses: list[str], seeds: range, step: int, values: Tensor, modes: int) -> None:
+    """A table in Markdown of the measures [losses, seeds, 6] at one step. Strict counts lead."""
+    n = len(seeds)
+    lines = [
+        f"Step {step}, seeds {seeds[0]} to {seeds[-1]}. Of how many seeds, with the 95 % Wilson interval; or else",
+        "the mean over seeds, with the least and the greatest. A mode is hit if 20 of 2,500 points lie within 3",
+        "standard deviations of it, its basin if 20 lie within half the way to the next mode. An untrained",
+        "generator has all basins: they show what was lost, not what was learned.",
+        "",
+        f"| loss | all {modes} modes hit | modes hit | share of points within 3 std | all basins"
+        " | one basin or none | basins | divergence |",
+        "|---" * 8 + "|",
+    ]
+    for loss, of_loss in zip(losses, values):
+        column = dict(zip(MEASURES, of_loss.T))
+        cells = [
+            loss,
+            wilson(int((column["modes"] == modes).sum()), n),
+            spread(column["modes"]),
+            spread(column["share"]),
+            wilson(int((column["basins"] == modes).sum()), n),
+            wilson(int((column["basins"] <= 1).sum()), n),
+            spread(column["basins"]),
+            spread(column["divergence"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    with runs.write_file(path) as file:
+        file.write("\n".join(lines).encode())
+
+
+# ---------------------------------------------------------------- Figure 8
+def draw_curves(path: Path, losses: list[str], log: dict[int, Tensor]) -> None:
+    """The measures over steps: median of the seeds, least to greatest shaded."""
+    titles = {
+        "modes": "modes hit (points within 3 std)",
+        "share": "share of points within 3 std",
+        "basins": "basins (untrained: all)",
+        "divergence": "divergence of the modes' shares",
+    }
     figure = Figure(figsize=(12, 2.8), layout="constrained")
-    steps, history = list(values), torch.stack(list(values.values()))
-    for axes, name, column in zip(figure.subplots(1, 4), MEASURES[2:], history.unbind(-1)[2:]):
-        for loss, seeds in zip(losses, column.unbind(1)):
-            axes.plot(steps, seeds.median(1).values, label=loss)
-            axes.fill_between(steps, seeds.amin(1), seeds.amax(1), alpha=0.2)
-        axes.set(xlabel="step", title=name)
+    history = torch.stack(list(log.values()))  # [steps, losses, seeds, measures]
+    for axes, (name, title) in zip(figure.subplots(1, 4), titles.items()):
+        column = history[..., MEASURES.index(name)]
+        for i, loss in enumerate(losses):
+            of_loss = column[:, i]
+            axes.plot(list(log), of_loss.median(1).values, label=loss, color=COLOURS[loss])
+            axes.fill_between(list(log), of_loss.amin(1), of_loss.amax(1), alpha=0.2, color=COLOURS[loss])
+        axes.set(xlabel="step", title=title)
     axes.legend()
-    with write_file(path) as file:
+    with runs.write_file(path) as file:
         figure.savefig(file)
 
 
-def draw_density(path: Path, losses: list[str], points: dict[object, Tensor], limit: float) -> None:
-    """Figure 8 for the first seed, from {step: points [losses, seeds, n, 2]}, a column each. The kernel's
-    width is Scott's: std * n**(-1/6) along each axis, many times a mode's."""
-    figure = Figure(figsize=(1.2 * len(points), 1.3 * len(losses)), layout="constrained")
-    columns = figure.subplots(len(losses), len(points), squeeze=False)[::-1].T  # the regular GAN above
-    grid = torch.linspace(-limit, limit, 200)
-    for (step, of_step), column in zip(points.items(), columns):
-        for loss, xy, axes in zip(losses, of_step[:, 0], column):
-            widths = xy.std(0).clamp_min(1e-6) * len(xy) ** (-1 / 6)
-            x, y = torch.exp(-0.5 * ((grid[:, None] - xy.T[:, None]) / widths[:, None, None]) ** 2)
-            axes.contourf(grid, grid, y @ x.T, levels=30, cmap="Greens")
-            axes.set(xlabel=step, ylabel=loss, xticks=[], yticks=[], aspect="equal")
-            axes.label_outer()
-    with write_file(path) as file:
-        figure.savefig(file)
+def density(points: Tensor, grid: Tensor) -> Tensor:
+    """Gaussian kernel estimate at (x, y) = (grid[j], grid[i]) -> [i, j], not normalised.
+
+    The kernel's width is Scott's, std * n**(-1/6) along each axis: many times the width of a mode.
+    """
+    widths = points.std(0).clamp_min(1e-6) * len(points) ** (-1 / 6)
+    x, y = torch.exp(-0.5 * ((grid[:, None] - points.T[:, None]) / widths[:, None, None]) ** 2)
+    return y @ x.T
 
 
-# ---------------------------------------------------------------- checkpoint
-@contextlib.contextmanager
-def write_file(path: Path):
-    """`with write_file(path) as file`: whatever happens, `path` is then whole, the old file or the new."""
-    yield (buffer := io.BytesIO())
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def draw_figure8(path: Path, losses: list[str], points: dict[object, Tensor], radius: float) -> None:
+    """Figure 8 of the first seed from {step: points [losses, seeds, n, 2]}, a column for each step.
+
+    Two rows for each loss, the regular GAN above as in the paper: the kernel estimate, and the points
+    themselves, which show what the wide kernel hides.
+    """
+    figure = Figure(figsize=(1.2 * len(points), 2.5 * len(losses)), layout="constrained")
+    rows = figure.subplots(2 * len(losses), len(points), squeeze=False)
+    grid = torch.linspace(-4 * radius, 4 * radius, 200)
+    for column, (step, of_step) in enumerate(points.items()):
+        for i, loss in enumerate(reversed(losses)):
+            xy = of_step[losses.index(loss), 0]
+            estimate, scatter = rows[2 * i, column], rows[2 * i + 1, column]
+            estimate.contourf(grid, grid, density(xy, grid), levels=30, cmap="Greens")
+            estimate.set(ylabel=f"{loss}\ndensity", xlabel=step)
+            scatter.scatter(*xy[:2500].T, s=0.3, color=COLOURS[loss], linewidths=0)
+            scatter.set(ylabel=f"{loss}\npoints, zoomed", xlabel=step)
+            scatter.set(xlim=(-1.6 * radius, 1.6 * radius), ylim=(-1.6 * radius, 1.6 * radius))
+    for axes in rows.flat:
+        axes.set(xticks=[], yticks=[], aspect="equal")
+        axes.label_outer()
+    with runs.write_file(path) as file:
+        figure.savefig(file, dpi=120)
 
 
-def save_checkpoint(path: Path, objects: dict, **values) -> None:
-    """Writes the states of `objects` (networks and optimisers) and plain values, in one dict."""
-    states = {name: item.state_dict() for name, item in objects.items()}
-    with write_file(path) as file:
-        torch.save({"script": Path(__file__).stem, **values, **states}, file)
+# ---------------------------------------------------------------- Figures 1 and 2
+# Figure 1: D learns to tell real points from near fakes. Far fakes lie beyond the real points, on the correct
+# side of D's boundary. D never sees them in training: they show what step G's loss would have them take.
+CENTRES = {"real": (0.0, 0.0), "near": (-1.2, -0.6), "far": (3.0, 1.5)}
+SPREAD = 0.6  # standard deviation of each
 
 
-def load_checkpoint(path: Path | str, objects: dict) -> dict:
-    """Reads what save_checkpoint wrote, never running code from it, and gives `objects` their states."""
-    if not Path(path).exists():
-        fail(f"there is no checkpoint {path}")
+def saturating_loss(d_fake: Tensor) -> Tensor:
+    """What G minimises in Eq. 1 as it stands, log(1 - sigmoid(D(G(z)))): [models] from D's [models, B]."""
+    return -F.softplus(d_fake).mean(-1)
+
+
+# What G minimises, and the loss of the D that it faces
+FORMS = {
+    "sigmoid, non-saturating": ("sigmoid", partial(generator_loss, loss="sigmoid")),
+    "sigmoid, saturating (Eq. 1)": ("sigmoid", saturating_loss),
+    "least squares (Eq. 2)": ("ls", partial(generator_loss, loss="ls")),
+}
+
+
+def draw_cloud(name: str, n: int, generator: torch.Generator) -> Tensor:
+    """Points [n, 2] around the centre of that name."""
+    return torch.tensor(CENTRES[name]) + SPREAD * torch.randn(n, 2, generator=generator)
+
+
+def train_discriminator(D: nn.Module, loss: str, lr: float, generator: torch.Generator) -> nn.Module:
+    """Trains one D on real points and near fakes, new ones at each step, until it hardly changes."""
+    steps = 2000
+    optimizer = torch.optim.Adam(D.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=steps)
+    for _ in range(steps):
+        real = draw_cloud("real", 128, generator)
+        near = draw_cloud("near", 128, generator)
+        d_loss = discriminator_loss(D(real[None]), D(near[None]), loss)
+        optimizer.zero_grad()
+        d_loss.backward()
+        optimizer.step()
+        schedule.step()
+    return D
+
+
+def arrows(D: nn.Module, points: Tensor, g_loss: Callable) -> Tensor:
+    """-dV_G/dx at points [n, 2], same shape: the step that each would take, G's loss being its own alone."""
+    points = points.clone().requires_grad_()
+    total = len(points) * g_loss(D(points[None])).sum()  # the mean over points times their number
+    (gradient,) = torch.autograd.grad(total, points)
+    return -gradient
+
+
+def figure1_numbers(discriminators: dict[str, nn.Module], near: Tensor, far: Tensor) -> dict[str, dict]:
+    """Of each form: D's mean answers, mean lengths of arrows, and the share of far ones towards real data."""
+    numbers = {}
+    for form, (loss, g_loss) in FORMS.items():
+        D = discriminators[loss]
+        far_arrows = arrows(D, far, g_loss)
+        lengths = {"near": arrows(D, near, g_loss).norm(dim=1).mean(), "far": far_arrows.norm(dim=1).mean()}
+        to_data = torch.tensor(CENTRES["real"]) - far
+        numbers[form] = {
+            "D near": D(near[None]).mean().item(),
+            "D far": D(far[None]).mean().item(),
+            "arrow near": lengths["near"].item(),
+            "arrow far": lengths["far"].item(),
+            "far / near": (lengths["far"] / lengths["near"]).item(),
+            "towards data": ((far_arrows * to_data).sum(1) > 0).float().mean().item(),
+        }
+    return numbers
+
+
+def figure1(args: Namespace) -> dict[str, dict]:
+    """Draws figure1.png with a linear D and prints the numbers; returns those, {D: {form: {name: value}}}."""
+    generator = torch_rng(args.seed, FIGURE1)
+    clouds = {name: draw_cloud(name, 500, generator) for name in CENTRES}
+    numbers, pairs = {}, {}
+    for name in ("linear D", "D with two hidden layers"):
+        pairs[name] = {}
+        for loss in ("ls", "sigmoid"):
+            if name == "linear D":
+                D, lr = nn.Sequential(Linear(1, 2, 1), nn.Flatten(1)), 0.03
+            else:
+                D, lr = Discriminator(), 0.002
+            init_weights(D, [torch_rng(args.seed, INIT_D)])
+            pairs[name][loss] = train_discriminator(D, loss, lr, generator)
+        numbers[name] = figure1_numbers(pairs[name], clouds["near"], clouds["far"])
+        print_table(name, numbers[name])
+    draw_figure1(Path(args.out, "figure1.png"), pairs["linear D"], clouds, numbers["linear D"])
+    return numbers
+
+
+def print_table(title: str, rows: dict[str, dict]) -> None:
+    """Prints {row: {column: number}}."""
+    columns = list(next(iter(rows.values())))
+    print(f"{title:28}" + "".join(f"{column:>14}" for column in columns))
+    for name, row in rows.items():
+        print(f"{name:28}" + "".join(f"{row[column]:14.3g}" for column in columns))
+    print()
+
+
+def draw_figure1(path: Path, discriminators: dict[str, nn.Module], clouds: dict, numbers: dict) -> None:
+    """A panel for each form of G's loss. Arrows are scaled: those of near fakes are 0.6 long on average."""
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for axes, (form, (loss, g_loss)) in zip(panels, FORMS.items()):
+        D, row = discriminators[loss], numbers[form]
+        draw_plane(axes, D, loss)
+        axes.scatter(*clouds["real"][:150].T, s=22, marker="+", linewidths=0.8, color="dimgrey")
+        for name, colour in (("near", "tab:blue"), ("far", "magenta")):
+            points = clouds[name][:10]
+            steps = 0.6 / row["arrow near"] * arrows(D, points, g_loss)
+            axes.quiver(
+                *points.T, *steps.T, angles="xy", scale_units="xy", scale=1, width=0.006, color=colour
+            )
+            axes.scatter(*points.T, s=24, color=colour, zorder=3)
+        axes.text(1.2, -1.5, "real", color="dimgrey")
+        axes.text(-3.3, -2.8, "near fakes", color="tab:blue")
+        axes.text(4, -0.4, "far fakes", color="magenta")
+        axes.set_title(f"{form}\n{in_words(row)}")
+        axes.set(xlim=(-3.5, 6.9), ylim=(-3, 4.6), aspect="equal", xticks=[], yticks=[])
+    save_figure(figure, path)
+
+
+def in_words(row: dict) -> str:
+    """What far fakes do, as the numbers of a form have it."""
+    if row["far / near"] < 0.01:
+        return f"far fakes stay: {row['far / near']:.6f} x a near fake's step"
+    if row["towards data"] > 0.5:
+        return f"far fakes turn back: {row['far / near']:.1f} x a near fake's step"
+    return f"far fakes move away: {row['far / near']:.1f} x a near fake's step"
+
+
+def draw_plane(axes: Axes, D: nn.Module, loss: str) -> None:
+    """D's boundary, where its answer is half-way between real and fake; the real side is tinted."""
+    line = torch.linspace(-4, 7, 200)
+    with torch.no_grad():
+        answers = D(torch.cartesian_prod(line, line)[None]).view(200, 200).T
+    boundary = 0.5 if loss == "ls" else 0.0
+    axes.contourf(line, line, answers, levels=[boundary, float("inf")], colors="tab:green", alpha=0.1)
+    axes.contour(line, line, answers, levels=[boundary], colors="tab:green")
+    style = {"color": "tab:green", "rotation": -63, "rotation_mode": "anchor"}  # along the boundary
+    axes.text(-2.8, 4.2, "D's boundary", **style)
+    if loss == "ls":
+        axes.contour(line, line, answers, levels=[1.0], colors="tab:green", linestyles="dashed")
+        axes.text(-1.35, 4.2, "D = 1: no step", **style)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, and makes its folder."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        for name, item in objects.items():
-            item.load_state_dict(checkpoint[name])
-        if checkpoint["script"] == Path(__file__).stem:
-            return {"args": dict(checkpoint["args"]), "step": checkpoint["step"], "log": checkpoint["log"]}
-    except Exception:  # a damaged file fails in any way it likes
-        pass
-    fail(f"{path} is damaged, or not a checkpoint of {Path(__file__).name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"the folder {path.parent} cannot be made ({error.strerror})") from error
+    with runs.write_file(path) as file:
+        figure.savefig(file, bbox_inches="tight")
+    print(f"wrote {path}")
+
+
+def loss_curve(answers: Tensor, g_loss: Callable) -> tuple[Tensor, Tensor]:
+    """What a fake adds to G's loss, for each of D's answers to it [n], and how steep that is there."""
+    answers = answers.clone().requires_grad_()
+    values = g_loss(answers[:, None])
+    (slopes,) = torch.autograd.grad(values.sum(), answers)
+    return values.detach(), slopes
+
+
+def figure2(args: Namespace) -> None:
+    """Draws figure2.png: G's loss and its steepness over D's answer to a fake."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    answers = torch.linspace(-6, 8, 281)
+    for (form, (loss, g_loss)), style in zip(FORMS.items(), ("-", ":", "-")):
+        values, slopes = loss_curve(answers, g_loss)
+        left.plot(answers, values, style, color=COLOURS[loss], label=form)
+        right.plot(answers, slopes.abs(), style, color=COLOURS[loss], label=form)
+    left.set(title="what a fake adds to G's loss", xlabel="D's answer to the fake", ylim=(-4, 6))
+    right.set(
+        title="steepness: how hard it pulls at the fake", xlabel="D's answer to the fake", ylim=(-0.1, 4)
+    )
+    style = {"ha": "center", "va": "center", "fontsize": "small"}
+    right.text(5.9, 0.5, "non-saturating: flat for all\nfakes that D takes for real", **style)
+    right.text(-4.1, 0.5, "saturating: flat for all\nfakes that D finds out", **style)
+    right.text(1, 3.4, "least squares: flat\nat one point only", **style)
+    left.legend()
+    save_figure(figure, Path(args.out, "figure2.png"))
 
 
 # ---------------------------------------------------------------- train
+def due(step: int, every: int, last: int) -> bool:
+    """Whether what is done every so many steps, and after the last one, is to be done now; every 0: never."""
+    return every > 0 and (step % every == 0 or step == last)
+
+
+def make_networks(args: Namespace, device: torch.device) -> dict:
+    """All models and their optimisers, as at the beginning of a run. A seed starts equal with every loss."""
+    seeds = list(range(args.seed, args.seed + args.seeds)) * len(args.losses)  # of each model
+    G = Generator(len(seeds), args.z_dim)
+    D = Discriminator(len(seeds))
+    init_weights(G, [torch_rng(seed, INIT_G) for seed in seeds])
+    init_weights(D, [torch_rng(seed, INIT_D) for seed in seeds])
+    G.to(device)
+    D.to(device)
+    opt_g = torch.optim.Adam(G.parameters(), args.lr_g, betas=(args.beta1, 0.999), fused=True)
+    opt_d = torch.optim.Adam(D.parameters(), args.lr_d, betas=(args.beta1, 0.999), fused=True)
+    return {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
+
+
+def restore(args: Namespace, state: dict) -> tuple[int, dict]:
+    """The step that a run goes on from and its log so far; `state` gets the checkpoint's.
+
+    log: "measures", {step: [losses, seeds, 6]}, and "points" for Figure 8, {step: [losses, 1, 5120, 2]}.
+    """
+    if not args.resume:
+        return 0, {"measures": {}, "points": {}}
+    saved = runs.load_checkpoint(args.resume)
+    for name in ("losses", "seed", "seeds", "z_dim"):
+        value = saved["args"].get(name)
+        if value != getattr(args, name):
+            flag = name.replace("_", "-")
+            raise DataError(f"--{flag} is {value} in {args.resume} and cannot change: its models are of that")
+    step, log = saved["step"], saved["log"]
+    runs.load_checkpoint(args.resume, state)
+    if step > args.steps or (step == args.steps and step not in log["measures"]):
+        raise DataError(f"--steps {args.steps} is too few: {args.resume} is at step {step}")
+    return step, log
+
+
+def show(bar: tqdm, step: int, losses: list[str], values: Tensor) -> None:
+    """Shows the strict measures, as means over seeds, of values [losses, seeds, measures]."""
+    texts = []
+    for loss, of_loss in zip(losses, values.mean(1)):
+        mean = dict(zip(MEASURES, of_loss.tolist()))
+        texts.append(f"{loss}: {mean['modes']:.1f} modes hit, by {mean['share']:.1%} of points")
+    text = "; ".join(texts)
+    if bar.disable:
+        runs.say(f"step {step}  {text}")
+    else:
+        bar.set_postfix_str(text)
+
+
 def train(args: Namespace) -> None:
     """Trains as `args` says and fills the run directory args.out."""
-    device, out = pick_device(args.gpu), Path(args.out)
-    torch.set_float32_matmul_precision("highest")  # no TF32: a mode is 0.01 wide
-    losses, seeds = args.losses.split(","), range(args.seed, args.seed + args.seeds)
+    device = runs.pick_device(args.gpu)
+    runs.set_arithmetic(tf32=False)  # a mode is 0.01 wide
+    out, losses, seeds = Path(args.out), args.losses, range(args.seed, args.seed + args.seeds)
     centres, weights = mixture(args.layout, args.modes, args.radius, args.doubled_mode)
     target = centres.to(device), weights.to(device), args.std
 
-    G, D = Generator(len(losses), seeds, args.z_dim).to(device), Discriminator(len(losses), seeds).to(device)
-    opt_g = torch.optim.Adam(G.parameters(), args.lr_g, betas=(args.beta1, 0.999), fused=True)
-    opt_d = torch.optim.Adam(D.parameters(), args.lr_d, betas=(args.beta1, 0.999), fused=True)
-    state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
-
-    start, log = 0, {"values": {}, "points": {0: generate(G, seeds)[:, [0]].cpu()}}
-    if args.resume:
-        checkpoint = load_checkpoint(args.resume, state)
-        start, log = checkpoint["step"], checkpoint["log"]
-        if start >= args.steps and max(log["values"], default=0) != args.steps:
-            fail(f"--steps {args.steps} is too few: {args.resume} is at step {start}")
-    in_place = args.resume and Path(args.resume).resolve() == (out / "last.pt").resolve()
-    if not in_place and out.exists() and set(os.listdir(out)) - {"last.pt.tmp"}:
-        fail(f"{out} is in use: --resume goes on with the run in it, --out FOLDER starts another")
-    out.mkdir(parents=True, exist_ok=True)
-    kept = {k: v for k, v in vars(args).items() if k not in ("gpu", "out", "resume")}
-    save_checkpoint(out / "last.pt", state, args=kept, step=start, log=log)  # resumable from now on
-    print(f"{out}: {len(losses)} losses x {len(seeds)} seeds, from step {start} to {args.steps} on {device}")
-
+    state = make_networks(args, device)
+    G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
+    start, log = restore(args, state)
+    if not log["points"]:
+        log["points"][0] = generate(G, seeds)[:, :1].cpu()  # the first seed's, for Figure 8
     batches = draw_batches(seeds, start, args.steps, args.z_dim, target)
-    bar = tqdm(batches, total=args.steps, initial=start, unit=" steps", disable=None)
-    stop: list[int] = []
-    with contextlib.ExitStack() as old_handlers:
-        for n in (signal.SIGINT, signal.SIGTERM):
-            old_handlers.callback(signal.signal, n, signal.signal(n, lambda n, frame: stop.append(n)))
-        for step, (real, z) in enumerate(bar, start + 1):
-            values = train_step(G, D, opt_g, opt_d, real, z, losses, args.updates)
-            due = step % args.measure_every == 0 or step == args.steps
-            if not (due or stop):
-                continue  # nothing up to here waits for the device
-            if not torch.nn.utils.get_total_norm([values, *G.parameters(), *D.parameters()]).isfinite():
-                sys.exit(f"step {step}: loss or weights not finite; last good checkpoint: {out / 'last.pt'}")
-            if due:
-                points = generate(G, seeds)
-                log["values"][step] = torch.cat([values, measure(points[:, :, :2500], *target)], -1).cpu()
-                basins = log["values"][step][..., 3].mean(1).tolist()
-                text = "basins hit: " + ", ".join(f"{loss} {n:.2f}" for loss, n in zip(losses, basins))
-                bar.set_postfix_str(text) if not bar.disable else print(f"step {step}  {text}", flush=True)
-            if step % (10 * args.measure_every) == 0 or step == args.steps:
-                log["points"][step] = points[:, [0]].cpu()  # of the first seed: Figure 8
-            save_checkpoint(out / "last.pt", state, args=kept, step=step, log=log)
-            if stop:
-                sys.exit(128 + stop[0])  # 130: Ctrl-C, 143: SIGTERM
 
-    write_results(out, losses, seeds, args.steps, log["values"][args.steps], args.modes)
-    draw_curves(out / "curves.png", losses, log["values"])
-    real, _ = next(draw_batches(seeds[:1], 0, 1, 1, target, n=5120))
-    points = {**log["points"], "target": real.cpu().expand(len(losses), -1, -1, -1)}
-    draw_density(out / "figure8.png", losses, points, 4 * args.radius)
-    print((out / "table.md").read_text())
+    def save(step: int) -> None:
+        runs.check_finite(step, out, [*G.parameters(), *D.parameters()])
+        runs.save_checkpoint(out / "last.pt", state, args=runs.saved_args(args), step=step, log=log)
+
+    with runs.open_run(out, args.resume), runs.catch_signals() as caught:
+        save(start)  # first of all, so that a run stopped at any moment can be resumed
+        with runs.write_file(out / "args.json") as file:
+            file.write(json.dumps(runs.saved_args(args), indent=1).encode())
+        print(f"{out}: {len(losses)} losses x {len(seeds)} seeds, step {start} to {args.steps}, on {device}")
+
+        bar = tqdm(batches, total=args.steps, initial=start, unit=" steps", disable=None)
+        for step, (real, z) in enumerate(bar, start + 1):
+            step_losses = train_step(G, D, opt_g, opt_d, real, z, losses, args.updates)
+            # Up to here nothing waits for the device.
+
+            if due(step, args.measure_every, args.steps):
+                runs.check_finite(step, out, [step_losses, *G.parameters(), *D.parameters()])
+                points = generate(G, seeds)
+                step_losses = step_losses.unflatten(0, (len(losses), len(seeds)))
+                values = torch.cat([step_losses, measure(points[:, :, :2500], *target)], -1)
+                log["measures"][step] = values.cpu()
+                show(bar, step, losses, log["measures"][step])
+
+                if due(step, 10 * args.measure_every, args.steps):
+                    log["points"][step] = points[:, :1].cpu()
+
+            if caught or due(step, args.measure_every, args.steps):
+                save(step)
+
+            if caught:
+                sys.exit(128 + caught[0])  # 130: Ctrl-C, 143: SIGTERM
+
+        measures = log["measures"]
+        write_results(out / "results.csv", losses, seeds, measures)
+        write_table(out / "table.md", losses, seeds, args.steps, measures[args.steps], args.modes)
+        draw_curves(out / "curves.png", losses, measures)
+        real, _ = next(draw_batches(seeds[:1], 0, 1, 1, target, n=5120))
+        points = {**log["points"], "target": real.cpu().expand(len(losses), 1, -1, -1)}
+        draw_figure8(out / "figure8.png", losses, points, args.radius)
+        print((out / "table.md").read_text())
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line `argv`; by default the program's own."""
-    args = parse_args(argv)
-    try:
-        if args.resume:
-            args = parse_args(argv, saved=load_checkpoint(args.resume, {})["args"])
-        train(args)
-    except KeyboardInterrupt:  # outside the training loop, which saves first
-        sys.exit(130)
-    except OSError as error:
-        fail(error)
+    with one_line_errors(Path(__file__).name):
+        args = parse_args(argv)
+        if args.figure == 1:
+            figure1(args)
+        elif args.figure == 2:
+            figure2(args)
+        else:
+            train(args)
 
 
 if __name__ == "__main__":
