@@ -4,8 +4,12 @@ A process that must really die is forked from a server that has imported torch a
 milliseconds instead of seconds. `python lsgan_...py` and torchrun themselves are started once each.
 """
 
+import contextlib
 import errno
 import importlib
+import inspect
+import io
+import json
 import multiprocessing
 import os
 import pickle
@@ -16,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -27,11 +32,12 @@ import torch
 from conftest import Killed, at_call, die, same
 from PIL import Image
 
-from data import runs
+import lsgan_scenes as scenes
+from data import DataError, runs
 
 SCRIPTS = {  # the smallest run of each, with three steps an epoch
-    "lsgan_scenes": "--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 12 --workers 0 --gpu -1",
-    "lsgan_cond_chars": "--classes 2 --width 4 --z-dim 4 --batch-size 64 --workers 0 --gpu -1",
+    "lsgan_scenes": "--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 12 --gpu -1",
+    "lsgan_cond_chars": "--classes 2 --width 4 --z-dim 4 --batch-size 64 --gpu -1",
 }
 ROOT = Path(__file__).parent.parent
 EVERY = "--log-every 2 --sample-every 3 --save-every 2".split()
@@ -59,6 +65,13 @@ def run(script, call):
     return lambda *flags: call(script.main, *SCRIPTS[script.__name__].split(), *flags)
 
 
+@pytest.fixture
+def with_workers(monkeypatch):
+    """Pictures are then read by two data workers, which such small data would not need."""
+    monkeypatch.setattr(scenes, "IN_MEMORY", 0)
+    return "--workers", 2
+
+
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
     """A working directory of the test's own, so that stray files are seen, and no curves, which are slow."""
@@ -71,7 +84,8 @@ def no_curves(log):
 
 
 def contents(folder):
-    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+    """What is below a folder; a run's lock, which stays behind, is always empty."""
+    return {p: p.is_file() and p.read_bytes() for p in folder.rglob("*") if p.name != ".lock"}
 
 
 def state(folder, name="last.pt"):
@@ -88,6 +102,18 @@ def same_run(folder, other):
     return same(state(folder), state(other)) and logs[0] == logs[1] and grids[0] == grids[1]
 
 
+def script_call(script, *flags):
+    """(exit code, stdout, stderr) of a command line in this process, without the smallest run's flags."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            script.main([str(flag) for flag in flags])
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+    return code, out.getvalue(), err.getvalue()
+
+
 def refused(script, result, *words):
     """Whether bad input was answered as it should be: one line that holds `words`, exit code 2."""
     code, _, err = result
@@ -101,14 +127,25 @@ def refused(script, result, *words):
 @pytest.mark.parametrize(
     "flags, where, n",
     [
-        ("--no-amp --workers 0", "train_step", 6),
-        ("--amp --workers 0", "fsync", 4),  # the new checkpoint is written, but not under its name
-        ("--no-amp --workers 2", "replace", 4),
-        ("--amp --workers 2", "train_step", 4),
+        ("", "train_step", 6),
+        ("--amp", "fsync", 6),  # the new checkpoint is written, but not under its name
+        ("--ema 0.9", "replace", 6),
     ],
 )
 def test_resumed_equals_uninterrupted(script, run, tmp_path, monkeypatch, flags, where, n):
-    flags = *flags.split(), *EVERY, "--steps", 7
+    check_resume(script, run, tmp_path, monkeypatch, flags.split(), where, n)
+
+
+@pytest.mark.parametrize("flags, where, n", [("", "replace", 6), ("--amp --augment 1", "train_step", 4)])
+@pytest.mark.parametrize("script", ["lsgan_scenes"], indirect=True)
+def test_resumed_equals_uninterrupted_with_workers(
+    script, run, tmp_path, monkeypatch, with_workers, flags, where, n
+):
+    check_resume(script, run, tmp_path, monkeypatch, [*flags.split(), *with_workers], where, n)
+
+
+def check_resume(script, run, tmp_path, monkeypatch, flags, where, n):
+    flags = *flags, *EVERY, "--steps", 7
     assert run(*flags, "--out", tmp_path / "whole")[0] == 0
     with monkeypatch.context() as patch, pytest.raises(Killed):
         at_call(patch, script if where == "train_step" else os, where, n, die)
@@ -152,32 +189,120 @@ def test_older_checkpoint_goes_on_elsewhere(script, run, tmp_path):
 def test_other_settings_of_a_resumed_run_change_nothing(run, tmp_path):
     assert run("--steps", 4, "--out", tmp_path / "whole")[0] == 0
     assert run("--steps", 2, "--out", tmp_path / "run")[0] == 0
-    free = "--workers 2 --log-every 3 --sample-every 1 --save-every 1 --keep-every 3 --steps 4".split()
+    free = "--log-every 3 --sample-every 1 --save-every 1 --keep-every 3 --steps 4".split()
     assert run("--resume", tmp_path / "run/last.pt", *free)[0] == 0
     for name in ("G", "D", "opt_g", "opt_d"):
         assert same(state(tmp_path / "run")[name], state(tmp_path / "whole")[name])
 
 
-CHANGES = "--width 8|--z-dim 8|--loss sigmoid|--a -1|--b 2|--c 0|--lr 1e-5|--beta1 0.9|--batch-size 2"
-CHANGES += "|--seed 1|--amp|--data others"
-OWN_CHANGES = {
-    "lsgan_scenes": "--size 32|--fit crop|--limit 4",
-    "lsgan_cond_chars": "--classes 3|--fit pad|--charset all",
-}
+CHANGES = [
+    ("loss", "sigmoid"),
+    ("a", -1.0),
+    ("b", 2.0),
+    ("c", 0.0),
+    ("lr", 1e-05),
+    ("beta1", 0.9),
+    ("batch_size", 6),
+    ("seed", 1),
+    ("amp", True),
+    ("save_every", 7),
+]
 
 
-@pytest.mark.parametrize(
-    "script, change",
-    [(name, change) for name in SCRIPTS for change in f"{CHANGES}|{OWN_CHANGES[name]}".split("|")],
-    indirect=["script"],
-)
-def test_resume_contradicted(script, call, tmp_path, change):
-    run = tmp_path / "run"
-    call(script.main, *SCRIPTS[script.__name__].split(), "--steps", 0, "--out", run)
+@pytest.mark.parametrize("name, value", CHANGES)
+def test_a_given_flag_wins_on_resume_and_the_change_is_printed(script, run, tmp_path, name, value):
+    assert run("--steps", 1, "--out", tmp_path / "run")[0] == 0
+    before = state(tmp_path / "run")["args"]
+    flag = f"--{name.replace('_', '-')}"
+    change = [flag] if value is True else [flag, value]
+    resume = "--resume", tmp_path / "run/last.pt", "--gpu", -1
+    unchanged = "--batch-size", before["batch_size"], "--lr", before["lr"]  # given again: no change
+    code, out, _ = script_call(script, *resume, *unchanged, *change, "--steps", 3)
+    assert code == 0
+    changes = [line for line in out.splitlines() if ", was " in line]
+    assert sorted(changes) == sorted([f"{flag} {value}, was {before[name]}", "--steps 3, was 1"])
+    after = state(tmp_path / "run")["args"]
+    assert after == {**before, name: value, "steps": 3}
+    assert json.loads((tmp_path / "run/args.json").read_text()) == after
+    assert state(tmp_path / "run")["step"] == 3
+
+
+@pytest.mark.parametrize("changes", [{}, {"lr": 1e-5, "beta1": 0.25, "loss": "sigmoid", "c": 0.5}])
+def test_changed_settings_take_effect(script, run, tmp_path, monkeypatch, changes):
+    assert run("--steps", 1, "--out", tmp_path / "run")[0] == 0
+    expected = {**state(tmp_path / "run")["args"], **changes}
+    seen = []
+    train_step = script.train_step
+
+    def noted(*args, **kwargs):
+        seen.append(inspect.signature(train_step).bind(*args, **kwargs).arguments)
+        return train_step(*args, **kwargs)
+
+    monkeypatch.setattr(script, "train_step", noted)
+    flags = [word for name, value in changes.items() for word in (f"--{name}", value)]
+    resume = "--resume", tmp_path / "run/last.pt", "--gpu", -1, "--steps", 2
+    assert script_call(script, *resume, *flags)[0] == 0
+    (step,) = seen
+    for name in ("loss", "a", "b", "c", "amp"):
+        assert step[name] == expected[name], name
+    for optimizer in (step["opt_g"], step["opt_d"]):
+        (group,) = optimizer.param_groups
+        assert group["lr"] == expected["lr"]
+        assert group["betas"] == (expected["beta1"], 0.999)
+        assert all(values["step"] == 2 for values in optimizer.state.values())  # its averages go on
+
+
+OTHER_NETWORKS = [
+    ("lsgan_scenes", "--width 8"),
+    ("lsgan_scenes", "--size 32"),
+    ("lsgan_scenes", "--z-dim 8"),
+    ("lsgan_scenes", "--ema 0.9"),
+    ("lsgan_cond_chars", "--width 8"),
+    ("lsgan_cond_chars", "--z-dim 8"),
+    ("lsgan_cond_chars", "--ema 0.9"),
+]
+
+
+@pytest.mark.parametrize("script, change", OTHER_NETWORKS, indirect=["script"])
+def test_other_networks_than_the_checkpoints_say_why_it_does_not_load(script, run, tmp_path, change):
+    run("--steps", 0, "--out", tmp_path / "run")
     before = contents(tmp_path)
-    answer = call(script.main, "--resume", run / "last.pt", "--gpu", -1, *change.split())
-    assert refused(script, answer, change.split()[0], "checkpoint")
+    answer = script_call(script, "--resume", tmp_path / "run/last.pt", "--gpu", -1, *change.split())
+    reason = "holds no ema" if "ema" in change else "size mismatch"
+    assert refused(script, answer, str(tmp_path / "run/last.pt"), reason)
     assert contents(tmp_path) == before
+
+
+def make_photos(folder, values):
+    folder.mkdir()
+    for value in values:
+        png(folder / f"{value}.png", value)
+
+
+@pytest.mark.parametrize("script", ["lsgan_scenes"], indirect=True)
+def test_fine_tuning_on_other_data(script, run, tmp_path):
+    make_photos(tmp_path / "mine", range(5))
+    assert run("--steps", 2, "--out", tmp_path / "run")[0] == 0
+    before = contents(tmp_path)
+    resume = "--resume", tmp_path / "run/last.pt", "--gpu", -1, "--steps", 4, "--lr", 1e-4
+    code, out, _ = script_call(script, *resume, "--data", tmp_path / "mine", "--out", tmp_path / "tuned")
+    assert code == 0
+    assert f"--data {tmp_path / 'mine'}, was rooms" in out
+    assert state(tmp_path / "tuned")["step"] == 4
+    assert before.items() <= contents(tmp_path).items()
+
+
+@pytest.mark.parametrize("script", ["lsgan_scenes"], indirect=True)
+def test_data_that_changed_before_a_resume_are_named(script, run, tmp_path):
+    data = tmp_path / "data"
+    make_photos(data, range(6))
+    flags = "--data", data, "--out", tmp_path / "run"
+    assert run(*flags, "--steps", 1)[0] == 0
+    assert "have changed" not in run(*flags, "--steps", 2, "--resume")[1]
+    (data / "1.png").unlink()
+    code, out, _ = run(*flags, "--steps", 3, "--resume")
+    assert code == 0 and f"the data of {data} are not those of the steps before" in out
+    assert "have changed" not in run(*flags, "--steps", 4, "--resume")[1]  # said once
 
 
 def test_run_directory_in_use(script, run, tmp_path):
@@ -199,7 +324,7 @@ def test_default_run_directory(script, run, tmp_path):
 
 
 # ---------------------------------------------------------------- processes
-def child(name, flags, output, environment, record):
+def child(name, flags, output, environment, record, in_memory):
     """In a process of its own, the leader of its group: a command line whose output goes to a file."""
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # of data workers: not another server
@@ -209,6 +334,7 @@ def child(name, flags, output, environment, record):
         os.dup2(file.fileno(), 2)
     runs.save_curves = no_curves
     script, steps = importlib.import_module(name), []
+    script.IN_MEMORY = in_memory
     train_step = script.train_step
 
     def recorded(G, D, *more):
@@ -226,10 +352,11 @@ def child(name, flags, output, environment, record):
             torch.save(steps, record)
 
 
-def start(script, *flags, output, environment=(), record=None):
+def start(script, *flags, output, environment=(), record=None, in_memory=2e9):
     flags = [*SCRIPTS[script.__name__].split(), *map(str, flags)]
     output.unlink(missing_ok=True)
-    process = SERVER.Process(target=child, args=(script.__name__, flags, output, dict(environment), record))
+    arguments = script.__name__, flags, output, dict(environment), record, in_memory
+    process = SERVER.Process(target=child, args=arguments)
     process.start()
     return process
 
@@ -278,10 +405,14 @@ KILLS = [("lsgan_scenes", 3), ("lsgan_cond_chars", 0), *(slow(s, k) for s in SCR
 @pytest.mark.parametrize("script, seed", KILLS, indirect=["script"])
 def test_killed_at_a_random_moment(script, run, tmp_path, seed):
     moment = random.Random(seed)
-    flags = ("--workers 0", "--workers 2")[seed % 2], ("--no-amp", "--amp")[seed // 2 % 2]
-    flags = *" ".join(flags).split(), *"--log-every 1 --save-every 2 --sample-every 5".split()
+    flags = "--log-every 1 --save-every 2 --sample-every 5".split()
+    flags += [["--no-amp"], ["--amp"], ["--ema", "0.9"]][seed % 3]
+    in_memory = 2e9
+    if script is scenes and seed % 2:
+        flags += ["--workers", "2"]
+        in_memory = 0
     output, killed, whole = tmp_path / "out.txt", tmp_path / "killed", tmp_path / "whole"
-    victim = start(script, *flags, "--steps", 100_000, "--out", killed, output=output)
+    victim = start(script, *flags, "--steps", 100_000, "--out", killed, output=output, in_memory=in_memory)
     wait_for(f"step {moment.randint(1, 12)} ", output, victim)
     time.sleep(moment.uniform(0, 0.2))
     os.killpg(victim.pid, signal.SIGKILL)
@@ -292,10 +423,21 @@ def test_killed_at_a_random_moment(script, run, tmp_path, seed):
     assert same_run(killed, whole)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_saves_and_stops(script, run, tmp_path, monkeypatch, workers, number, code):
-    flags = "--workers", workers, "--steps", 5, "--out"
+def test_signal_saves_and_stops(script, run, tmp_path, monkeypatch, number, code):
+    check_signal(script, run, tmp_path, monkeypatch, number, code, [])
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("script", ["lsgan_scenes"], indirect=True)
+def test_signal_saves_and_stops_with_workers(
+    script, run, tmp_path, monkeypatch, with_workers, number, code
+):
+    check_signal(script, run, tmp_path, monkeypatch, number, code, with_workers)
+
+
+def check_signal(script, run, tmp_path, monkeypatch, number, code, flags):
+    flags = *flags, "--steps", 5, "--out"
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         at_call(patch, script, "train_step", 3, lambda: os.kill(os.getpid(), number))
@@ -307,20 +449,74 @@ def test_signal_saves_and_stops(script, run, tmp_path, monkeypatch, workers, num
     assert same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def test_ctrl_c_reaches_workers_too(script, tmp_path):
+@pytest.mark.parametrize("script", ["lsgan_scenes"], indirect=True)
+def test_ctrl_c_reaches_the_loop_alone(script, tmp_path):
+    """Workers that die of it would end the run before it is saved."""
     output = tmp_path / "out.txt"
     flags = "--steps 100000 --log-every 1 --workers 2 --out".split()
-    process = start(script, *flags, tmp_path / "run", output=output)
+    process = start(script, *flags, tmp_path / "run", output=output, in_memory=0)
     wait_for("step 3 ", output, process)
+    workers = children(process.pid)
+    assert len(workers) >= 2
     os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C: the whole group gets it
     assert finish(process) == [130]
     assert "Traceback" not in output.read_text()
     last = re.findall(r"^step (\d+) ", output.read_text(), re.MULTILINE)[-1]
     assert state(tmp_path / "run")["step"] == int(last)
-    with pytest.raises(ProcessLookupError):  # soon no worker is left
-        for _ in range(600):
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):  # soon no worker is left
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_ctrl_c_before_training_is_no_error(script, run, tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "make_networks", interrupt)
+    assert run("--out", tmp_path / "run")[::2] == (130, "")
+    assert not contents(tmp_path)
+
+
+def test_main_in_a_thread(script, tmp_path):
+    """As in a notebook's background job: only the main thread may handle signals."""
+    errors = []
+
+    def main():
+        try:
+            script.main([*SCRIPTS[script.__name__].split(), "--steps", "2", "--out", str(tmp_path / "run")])
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=main)
+    thread.start()
+    thread.join()
+    assert not errors
+    assert state(tmp_path / "run")["step"] == 2
+
+
+def test_local_rank_alone_is_not_torchrun(run, tmp_path, monkeypatch):
+    """Some schedulers of clusters set it for every process."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert run("--steps", 1, "--out", tmp_path / "run")[0] == 0
+
+
+def test_gradients_are_means_over_processes(monkeypatch):
+    """Adam would hide a sum; here the other one of two processes has ten times our gradients."""
+    net = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(net.parameters(), 1.0)
+    optimizer.register_step_pre_hook(runs.average_gradients)
+    monkeypatch.setattr(runs.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(runs.dist, "all_reduce", lambda tensor: tensor.mul_(11))
+    before = [p.detach().clone() for p in net.parameters()]
+    net(torch.tensor([[1.0, 2.0, 3.0]])).sum().backward()
+    optimizer.step()
+    for p, old, gradient in zip(net.parameters(), before, ([1.0, 2.0, 3.0], 1.0)):
+        torch.testing.assert_close(old - p, 5.5 * torch.tensor(gradient).expand(p.shape))
 
 
 def test_two_processes(script, run, tmp_path):
@@ -380,7 +576,8 @@ def test_torchrun(script, tmp_path):
 def test_two_processes_need_an_even_batch(script, tmp_path):
     processes = start_two(script, "--batch-size", 5, "--out", tmp_path / "run", folder=tmp_path)
     assert finish(*processes)[0] == 2
-    assert "--batch-size 5: each of 2 processes" in (tmp_path / "0.txt").read_text()
+    message = "--batch-size 5 must be a multiple of the number of processes, 2, at least 2 for each of them"
+    assert message in (tmp_path / "0.txt").read_text()
     assert not (tmp_path / "run").exists()
 
 
@@ -434,8 +631,8 @@ def test_disk_full_while_saving(script, run, tmp_path, monkeypatch):
 
     flags = *EVERY, "--steps", 7, "--out"
     with monkeypatch.context() as patch:
-        at_call(patch, os, "fsync", 4, full)  # at step 4
-        assert refused(script, run(*flags, tmp_path / "run"), "No space left", str(tmp_path / "run"))
+        at_call(patch, os, "fsync", 6, full)  # at step 4
+        assert refused(script, run(*flags, tmp_path / "run"), "No space left", "last.pt", "is kept")
     assert state(tmp_path / "run")["step"] == 2
     assert not list(tmp_path.rglob("*.tmp"))
     assert run(*flags, tmp_path / "run", "--resume")[0] == run(*flags, tmp_path / "whole")[0] == 0
@@ -460,39 +657,50 @@ def test_file_size_limit_reached_while_saving(script, run, tmp_path):
 BAD_FLAGS = [
     ("--gpu 99", "there is no GPU 99", "--gpu -1"),
     ("--gpu -2", "there is no GPU -2", "--gpu -1"),
-    ("--batch-size 0", "--batch-size must be at least"),
-    ("--batch-size 1", "--batch-size"),
-    ("--lr nan", "--lr"),
-    ("--lr -1", "--lr"),
-    ("--beta1 1", "--beta1"),
-    ("--seed -1", "--seed"),
-    ("--workers -1", "--workers"),
-    ("--width 0", "--width"),
-    ("--log-every 0", "--log-every"),
-    ("--steps 1e6", "--steps", "1e6"),
+    ("--batch-size 0", "argument --batch-size: must be at least 1, not 0"),
+    ("--batch-size 1", "--batch-size 1 must be"),
+    ("--batch-size 64.5", "argument --batch-size: '64.5' is not a whole number"),
+    ("--lr nan", "argument --lr: must be at least 0, not nan"),
+    ("--lr inf", "argument --lr"),
+    ("--lr -1", "argument --lr: must be at least 0, not -1"),
+    ("--lr fast", "argument --lr: 'fast' is not a number"),
+    ("--beta1 1", "argument --beta1: must be less than 1, not 1"),
+    ("--beta1 nan", "argument --beta1"),
+    ("--ema 1", "argument --ema: must be less than 1, not 1"),
+    ("--seed -1", "argument --seed: must be at least 0, not -1"),
+    ("--width 0", "argument --width: must be at least 1, not 0"),
+    ("--log-every 0", "argument --log-every"),
+    ("--steps 1e6", "argument --steps: '1e6' is not a whole number"),
     ("--loss hinge", "--loss", "hinge"),
     ("--fit stretch", "--fit", "stretch"),
     ("--z 3", "--z 3"),
-    ("--n 0", "--n must be at least 1"),
+    ("--n 0", "argument --n: must be at least 1, not 0"),
+    ("--out=", "argument --out: needs the name of a file"),
     ("--resume", "there is no checkpoint", "run/last.pt"),
     ("--resume nowhere.pt", "there is no checkpoint nowhere.pt"),
+    ("--resume=", "argument --resume: needs the name of a file"),
     ("--sample nowhere.pt", "there is no checkpoint nowhere.pt"),
+    ("--sample=", "argument --sample: needs the name of a file"),
+    ("--resume a.pt --sample b.pt", "--sample", "not allowed with", "--resume"),
+    ("--width 1000000000", "out of memory", "--batch-size, --width"),
 ]
 OWN_BAD_FLAGS = {
     "lsgan_scenes": [
-        ("--size 40", "multiple of 16", "40"),
-        ("--size 0", "--size must be at least 1"),
-        ("--limit -1", "--limit must be at least 0"),
-        ("--batch-size 13", "--batch-size 13", "12 pictures"),
+        ("--size 40", "argument --size: must be a multiple of 16, not 40"),
+        ("--size 0", "argument --size: must be at least 1, not 0"),
+        ("--limit -1", "argument --limit: must be at least 0, not -1"),
+        ("--workers -1", "argument --workers"),
+        ("--augment -1", "argument --augment"),
+        ("--batch-size 13", "--batch-size 13 must be", "at most the number of pictures, 12"),
         ("--data nowhere/bedroom", "nowhere/bedroom", "nowhere/bedroom_train_lmdb"),
     ],
     "lsgan_cond_chars": [
-        ("--classes -1", "--classes must be at least 0"),
+        ("--classes -1", "argument --classes: must be at least 0, not -1"),
         ("--classes 3741", "3,740 classes at most", "3741"),
         ("--charset big5", "--charset", "big5"),
         ("--text 永", "--text", "--sample"),
         ("--text= --sample nowhere.pt", "--text", "a character"),
-        ("--batch-size 201", "--batch-size 201", "200 pictures"),
+        ("--batch-size 201", "--batch-size 201 must be", "200"),
         ("--data nowhere/hwdb1.0", "nowhere/hwdb1.0", "python -m data.download hwdb1.0"),
     ],
 }
@@ -508,6 +716,13 @@ def test_bad_flag(script, run, tmp_path, flags, words):
     assert not contents(tmp_path)
 
 
+def test_checkpoints_that_there_are_are_named(script, run, tmp_path):
+    """--resume alone looks for the default run, which is not always the one that was started."""
+    assert run("--steps", 0, "--seed", 5)[0] == 0
+    (run_directory,) = (tmp_path / "runs").iterdir()
+    assert refused(script, run("--resume"), "there is no checkpoint", f"there are runs/{run_directory.name}")
+
+
 def test_a_line_break_in_a_name_does_not_break_the_line(script, run):
     assert refused(script, run("--resume", "no\nwhere.pt"), "there is no checkpoint no where.pt")
 
@@ -521,7 +736,7 @@ def test_bad_input_from_the_shell(script, tmp_path):
 
 
 def test_gpu_under_torchrun(script, run, tmp_path, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("RANK", "0")
     assert refused(script, run("--gpu", 0, "--out", tmp_path / "run"), "torchrun", "--gpu -1")
 
 
