@@ -340,8 +340,11 @@ def load_checkpoint(path: Path | str, objects: dict | None = None) -> dict:
 def read_checkpoint(path: Path) -> dict:
     """The whole dict in a checkpoint, its tensors on the CPU. DataError if it is missing or damaged."""
     if not path.is_file():
-        others = ", ".join(sorted(map(str, Path("runs").glob("*/last.pt"))))
-        raise DataError(f"there is no checkpoint {path}" + others and f"; there are {others}")
+        message = f"there is no checkpoint {path}"
+        others = sorted(map(str, Path("runs").glob("*/last.pt")))
+        if others:
+            message += f"; there are {', '.join(others)}"
+        raise DataError(message)
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load does not look at checksums
