@@ -293,7 +293,8 @@ def sample(args: Namespace) -> None:
             raise DataError(f"{out / name} exists; --out FOLDER writes elsewhere")
     device = runs.pick_device(args.gpu)
     table = runs.load_checkpoint(args.sample)["table"]
-    G = Generator(len(table), args.width, args.z_dim)
+    with torch.random.fork_rng(devices=[]):  # as in make_networks
+        G = Generator(len(table), args.width, args.z_dim)
     if args.ema:
         averaged = AveragedModel(G)
         runs.load_checkpoint(args.sample, {"ema": averaged})

@@ -324,7 +324,8 @@ def sample(args: Namespace) -> None:
         if (out / name).exists():
             raise DataError(f"{out / name} exists; --out FOLDER writes elsewhere")
     device = runs.pick_device(args.gpu)
-    G = Generator(args.size, args.width, args.z_dim)
+    with torch.random.fork_rng(devices=[]):  # as in make_networks
+        G = Generator(args.size, args.width, args.z_dim)
     if args.ema:
         averaged = AveragedModel(G)
         runs.load_checkpoint(args.sample, {"ema": averaged})
