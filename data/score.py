@@ -1,24 +1,215 @@
 """Scores generated pictures against real ones: FID, KID, precision, recall, and how readable characters are.
 
-    python -m data.score runs/x/samples.npy --data lsun/bedroom --extractor random
-    python -m data.score runs/y/samples.npy --data hwdb1.0 --extractor classifier  # characters and labels.npy
+    python -m data.score samples/samples.npy --data lsun/bedroom --extractor random
+    python -m data.score runs/x/step_*/samples.npy --data lsun/bedroom --extractor random --curve curve.png
+    python -m data.score samples/samples.npy --data photos --extractor random --neighbours nearest.png
+    python -m data.score samples/samples.npy --data hwdb1.0 --extractor classifier   # beside labels.npy
 
-torch-fidelity does the sums. No distance means anything without its feature extractor (data/extractors.py).
+Several files make one table, a row each, and the best is marked. torch-fidelity does the sums. No distance
+means anything without the name of its feature extractor:
+
+inception    torch-fidelity's, downloaded
+classifier   a small network trained here on the labels of the data (minutes on a CPU; hours for 3,740
+             classes) and kept in ~/.cache/lsgan
+random       that network, untrained
 """
 
+import contextlib
+import hashlib
+import os
+import re
+import sys
+from argparse import Namespace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from filelock import FileLock
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+from torchvision.utils import save_image
+from tqdm import tqdm
 
 from data import DataError, make_parser, one_line_errors
 from data.characters import open_characters
-from data.extractors import Labelled, Network, count_hits, features, halves, load_classifier, make_extractor
-from data.images import open_images
+from data.images import decode_all, open_images
+from data.runs import at_least, load_checkpoint, save_checkpoint, write_file
+
+LEAST_STEPS = 400  # of the classifier's training: half a minute to two minutes on a CPU
+Pictures = np.ndarray | Tensor | Dataset  # uint8 [n, H, W, 3], or grey [n, H, W]
+Device = torch.device | str
 
 
-def compare(fake: Tensor, real: Tensor, head: torch.nn.Linear | None = None) -> dict[str, float]:
+# ---------------------------------------------------------------- feature extractors
+class Network(nn.Module):
+    """uint8 pictures [b, 3, size, size] -> features [b, d]; `head` makes them logits [b, classes]."""
+
+    def __init__(self, size: int, d: int, classes: int = 1, seed: int = 0):
+        super().__init__()
+        w = 64 if classes > 1000 else 32
+        shrink = max(1, size // 28)  # larger pictures cost little more than 28x28
+        before, layers = 3, []
+        for width, stride in ((w, shrink), (w, 1), (2 * w, 2), (2 * w, 1), (4 * w, 2), (4 * w, 1)):
+            kernel = max(3, 2 * stride - 1)
+            conv = nn.Conv2d(before, width, kernel, stride, padding=kernel // 2, bias=False)
+            layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
+            before = width
+        layers += [nn.AdaptiveMaxPool2d(3), nn.Flatten(), nn.Linear(36 * w, d, bias=False), nn.BatchNorm1d(d)]
+        self.body, self.head = nn.Sequential(*layers), nn.Linear(d, classes, bias=False)
+        generator = torch.Generator().manual_seed(seed)
+        for weight in self.body.parameters():
+            if weight.dim() > 1:
+                nn.init.kaiming_normal_(weight, generator=generator)
+        nn.init.normal_(self.head.weight, std=0.02, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x.float() / 127.5 - 1)
+
+
+def make_extractor(name: str, size: int, seed: int = 0) -> nn.Module:
+    """name: inception (any size), or random, for pictures of size x size; load_classifier makes the third.
+
+    Its `title` stands beside every figure made with it. Raises DataError if Inception cannot be had.
+    """
+    if name == "random":
+        net = Network(size, 64, seed=seed)
+        net.head, net.title = None, f"random, 64 features, seed {seed}"
+        return net
+    try:
+        from torch_fidelity import feature_extractor_inceptionv3 as inception
+
+        net = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], verbose=False)
+    except ImportError as error:
+        raise DataError(f"Inception needs torch-fidelity: pip install torch-fidelity ({error})") from error
+    except (OSError, RuntimeError) as error:
+        where = f"get {inception.URL_INCEPTION_V3} into {torch.hub.get_dir()}/checkpoints"
+        raise DataError(f"Inception's weights cannot be downloaded ({error}): {where}") from error
+    net.head, net.title = net.fc, "inception, 2048 features"
+    return net
+
+
+def fetch(pictures: Pictures, indices: np.ndarray, device: Device = "cpu") -> Tensor:
+    """Some of the pictures -> uint8 [b, 3, H, W]; grey ones have three equal channels."""
+    batch = torch.as_tensor(pictures[indices]).to(device)
+    if batch.dim() == 3:
+        batch = batch[..., None]
+    return batch.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
+
+
+def features(pictures: Pictures, extractor: nn.Module, device: Device = "cpu") -> Tensor:
+    """Pictures -> float64 [n, d] on the CPU, in eval mode."""
+    extractor.to(device).eval()  # not in inference mode: weights moved there could never be trained again
+    found = []
+    with torch.inference_mode():
+        for start in tqdm(range(0, len(pictures), 200), desc="features", leave=False, disable=None):
+            output = extractor(fetch(pictures, np.arange(start, min(start + 200, len(pictures))), device))
+            if isinstance(output, tuple):  # Inception's
+                output = output[0]
+            found.append(output.double().cpu())
+    return torch.cat(found)
+
+
+# ---------------------------------------------------------------- classifier
+class Labelled(NamedTuple):  # data.characters' Characters will do as well
+    pictures: Pictures
+    labels: Tensor  # int64 [n]; an array will do
+
+
+def halves(pictures: Pictures, labels: np.ndarray | None) -> tuple[Labelled, Labelled]:
+    """Pictures and their labels -> four fifths to train a classifier on, and one fifth held out."""
+    if labels is None or not labels.any() or len(labels) < 5:
+        raise DataError("the classifier needs labelled pictures, 5 of 2 classes: use --extractor random")
+    held_out = np.arange(len(labels)) % 5 == 4
+    train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    return Labelled(Subset(pictures, train), labels[train]), Labelled(Subset(pictures, test), labels[test])
+
+
+def train_classifier(train: Labelled, device: Device = "cpu") -> Network:
+    """A network that tells the labels apart, after 128 pictures in each of 8 steps a class."""
+    random, labels = np.random.default_rng(0), torch.as_tensor(train.labels)
+    classes = int(labels.max()) + 1
+    net = Network(fetch(train.pictures, np.arange(1)).shape[-1], 128, classes).to(device)
+    steps = max(LEAST_STEPS, 8 * classes)
+    print(f"training a classifier of {classes:,} classes in {steps:,} steps", file=sys.stderr)
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
+    for _ in tqdm(range(steps), "classifier", leave=False, disable=None):
+        indices = random.integers(len(labels), size=128)
+        shift = tuple(random.integers(-1, 2, size=2))  # by a pixel, or not
+        x = fetch(train.pictures, indices, device).roll(shift, (2, 3))
+        y = labels[indices].to(device)
+        loss = nn.functional.cross_entropy(net.head(net(x)), y, label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return net
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lsgan")
+
+
+not_kept: dict[Path, dict] = {}  # states of classifiers whose file cannot be written: for this process only
+
+
+def load_classifier(train: Labelled, test: Labelled, device: Device = "cpu") -> Network:
+    """The classifier of this data: from ~/.cache/lsgan, or else trained now and kept there.
+
+    Of several processes that ask at once, one trains and the others wait for it. `hits`: its right answers on
+    `test`, which it was not trained on.
+    """
+    some = fetch(train.pictures, np.linspace(0, len(train.labels) - 1, 64).astype(int)).numpy()
+    classes = int(train.labels.max()) + 1
+    made_of = hashlib.sha1(np.asarray(train.labels).tobytes() + some.tobytes()).hexdigest()
+    path = cache_folder() / f"classifier-{made_of[:16]}.pt"  # other data, other file
+    net = Network(some.shape[-1], 128, classes)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # where no lock can be made, each process trains its own
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(f"{path}.lock"))
+        if not read_classifier(path, net):
+            net = train_classifier(train, device)
+            keep_classifier(path, net)
+    net.hits = count_hits(net, features(test.pictures, net, device), test.labels)
+    n = len(test.labels)
+    net.title = f"classifier, {net.hits / n:.1%} right on {n:,} held-out pictures"
+    return net
+
+
+def read_classifier(path: Path, net: Network) -> bool:
+    """Gives `net` the weights that were kept; False if there are none, or they are damaged."""
+    if path in not_kept:
+        net.load_state_dict(not_kept[path])
+        return True
+    try:
+        load_checkpoint(path, {"net": net})
+    except DataError:
+        return False
+    return True
+
+
+def keep_classifier(path: Path, net: Network) -> None:
+    try:
+        save_checkpoint(path, {"net": net}, args={}, step=0, log=[])
+    except DataError as error:
+        print(f"the classifier is not kept for the next time: {error}", file=sys.stderr)
+        not_kept[path] = net.state_dict()
+
+
+@torch.inference_mode()
+def count_hits(net: Network, found: Tensor, labels: Tensor | np.ndarray, k: int = 1) -> int:
+    """For how many of the features [n, d] the label is among the k classes that `net` holds most likely."""
+    weight, hits = net.head.weight.double().cpu(), 0
+    for part, y in zip(found.split(4096), torch.as_tensor(labels).split(4096)):
+        likely = (part @ weight.T).topk(min(k, len(weight))).indices
+        hits += int((likely == y[:, None]).sum())
+    return hits
+
+
+# ---------------------------------------------------------------- measures
+def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[str, float]:
     """Features [n, d] of generated and of real pictures -> FID, KID, KID std, precision, recall, diversity.
 
     KID: mean and deviation over 100 subsets of 200, DataError for fewer. FID: nan for fewer than 4 d, where
@@ -30,10 +221,12 @@ def compare(fake: Tensor, real: Tensor, head: torch.nn.Linear | None = None) -> 
         from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
     except ImportError as error:
         raise DataError(f"scores need torch-fidelity: pip install torch-fidelity ({error})") from error
-    found, least, enough = {"FID": float("nan")}, min(len(fake), len(real)), 4 * fake.shape[1]
+    least, enough = min(len(fake), len(real)), 4 * fake.shape[1]
     if least < 200:
         here = f"{len(fake):,} generated, {len(real):,} real"
         raise DataError(f"KID needs 200 pictures on both sides, FID {enough:,}; here are {here}")
+
+    found = {"FID": float("nan")}
     if least >= enough:
         statistics = [metric_fid.fid_features_to_statistics(x) for x in (fake, real)]
         (found["FID"],) = metric_fid.fid_statistics_to_metric(*statistics, verbose=False).values()
@@ -45,17 +238,8 @@ def compare(fake: Tensor, real: Tensor, head: torch.nn.Linear | None = None) -> 
     if head is not None:
         logits = fake @ head.weight.detach().double().cpu().T
         found["IS"], _ = metric_isc.isc_features_to_metric(logits).values()
-    return found | {"diversity": float((fake.var(0).sum() / real.var(0).sum()).sqrt())}
-
-
-def score(samples, real, extractor: torch.nn.Module, device="cpu") -> dict[str, float | str]:
-    """Pictures, uint8 [n, H, W, 3] or grey [n, H, W], arrays or datasets -> figures that name it."""
-    fake, real = features(samples, extractor, device), features(real, extractor, device)
-    kind, found = extractor.title.split(",")[0], compare(fake, real, extractor.head)
-    if np.isnan(found["FID"]):
-        found["FID"] = f"needs {4 * fake.shape[1]:,} pictures on both sides"
-    about = {"extractor": extractor.title, "pictures": f"{len(fake):,} generated, {len(real):,} real"}
-    return about | {f"{name} ({kind})": value for name, value in found.items()}
+    found["diversity"] = float((fake.var(0).sum() / real.var(0).sum()).sqrt())
+    return found
 
 
 def wilson(k: int, n: int) -> tuple[float, float]:
@@ -65,24 +249,88 @@ def wilson(k: int, n: int) -> tuple[float, float]:
     return (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
 
 
-def readability(samples, labels: np.ndarray, net: Network, test: Labelled, device="cpu") -> dict:
+def readability(samples: np.ndarray, labels: np.ndarray, net: Network, test: Labelled, device="cpu") -> dict:
     """How well `net`, trained on real characters, reads generated ones: uint8 [n, 28, 28] and class ids [n].
 
     test: real ones of held-out writers. Shares are (share, low, high). The diversity in a class is the root
     mean square pixel distance of two of its pictures, over that of two real ones.
     """
-    seen, ids, spread = features(samples, net, device), np.unique(labels), torch.zeros(2)
+    seen, ids, n, n_test = features(samples, net, device), np.unique(labels), len(labels), len(test.labels)
     found = {"read by": net.title, "classes": f"{len(ids):,} of {net.head.out_features:,}"}
-    right = {"top-1, real": (net.hits, len(test.labels))}
-    right |= {f"top-{k}, generated": (count_hits(net, seen, labels, k), len(labels)) for k in (1, 5)}
-    found |= {name: (k / n, *wilson(k, n)) for name, (k, n) in right.items()}
+    found["top-1, real"] = (net.hits / n_test, *wilson(net.hits, n_test))
+    for k in (1, 5):
+        hits = count_hits(net, seen, labels, k)
+        found[f"top-{k}, generated"] = (hits / n, *wilson(hits, n))
+
+    real_pictures, real_labels = np.asarray(test.pictures), np.asarray(test.labels)
+    spread, real_spread = 0.0, 0.0
     for i in ids:
-        two = samples[labels == i], test.pictures[test.labels == i]
-        if min(map(len, two)) > 1:
-            spread += torch.tensor([pictures.var(0, ddof=1).sum() for pictures in two])
-    return found | {"diversity in a class": float((spread[0] / spread[1]).sqrt())}
+        fake, real = samples[labels == i], real_pictures[real_labels == i]
+        if min(len(fake), len(real)) > 1:
+            spread += fake.var(0, ddof=1).sum()
+            real_spread += real.var(0, ddof=1).sum()
+    found["diversity in a class"] = float(np.sqrt(np.divide(spread, real_spread)))
+    return found
 
 
+# ---------------------------------------------------------------- neighbours
+def nearest(found: Tensor, train: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest rows of train [n, d] to each row of found [m, d]: distances and places, [m, k] each."""
+    near = [torch.cdist(part, train).topk(k, largest=False) for part in found.split(100)]
+    return torch.cat([part.values for part in near]), torch.cat([part.indices for part in near])
+
+
+def copying(fake: Tensor, train: Tensor) -> dict[str, float | tuple]:
+    """Do generated pictures lie nearer to training pictures than new real ones do?
+
+    fake, train: features [n, d]. New real pictures are training pictures (at most 2,000, evenly spread), each
+    held out from all the others. The share (share, low, high) is of those generated pictures that are nearer
+    to a training picture than 95 % of the held-out ones: new real pictures give 5 %, copies 100 %. Raises
+    DataError where so many real pictures are there twice that nothing can be told.
+    """
+    some = np.linspace(0, len(train) - 1, min(len(train), 2000)).astype(int)
+    real = nearest(train[some], train, 2)[0][:, 1]  # [:, 0] is the picture itself
+    mine = nearest(fake, train, 1)[0][:, 0]
+    limit = torch.quantile(real, 0.05)
+    if limit <= 1e-3 * real.median():
+        raise DataError(
+            "more than 5 % of the real pictures are there twice: remove copies, or use fewer (--limit)"
+        )
+    hits, n = int((mine < limit).sum()), len(mine)
+    return {
+        "to the nearest training picture": float(mine.median()),
+        "the same, held-out real pictures": float(real.median()),
+        "nearer than 95 % of those": (hits / n, *wilson(hits, n)),
+    }
+
+
+def add_neighbours(
+    path: Path,
+    rows: list[dict],
+    sets: list[np.ndarray],
+    pictures: Pictures,
+    train: Tensor,
+    net: nn.Module,
+    device: Device,
+) -> None:
+    """Adds what `copying` finds to the rows, and writes a PNG about the best of the sets.
+
+    pictures, train: what the generator was trained on, and its features. The PNG: the eight samples that lie
+    nearest to training pictures, each in front of the three nearest of these.
+    """
+    for row, samples in zip(rows, sets):
+        row |= copying(features(samples, net, device), train)
+    samples = sets[best_of(rows)]
+    distances, places = nearest(features(samples, net, device), train, 3)
+    shown = []
+    for i in distances[:, 0].argsort()[:8].tolist():
+        shown.append(fetch(samples, np.array([i])))
+        shown.append(fetch(pictures, places[i].numpy()))
+    with write_file(path) as file:
+        save_image(torch.cat(shown) / 255, file, format="png", nrow=4, pad_value=1)
+
+
+# ---------------------------------------------------------------- files
 def load_array(path: Path | str) -> np.ndarray:
     """The array in a .npy file, mapped; DataError if there is none."""
     try:
@@ -95,9 +343,11 @@ def load_array(path: Path | str) -> np.ndarray:
 def load_samples(path: Path | str) -> np.ndarray:
     """What a script's --sample wrote -> uint8 [n, size, size, 3], or grey [n, 28, 28]."""
     samples = load_array(path)
-    samples = samples[..., 0] if samples.shape[3:] == (1,) else samples
-    shape = list(samples.shape[1:])
-    if samples.dtype != np.uint8 or not samples.size or (shape != [28, 28] and shape != [*shape[:1] * 2, 3]):
+    if samples.shape[3:] == (1,):
+        samples = samples[..., 0]
+    shape = samples.shape[1:]
+    grey, colour = shape == (28, 28), len(shape) == 3 and shape == (shape[0], shape[0], 3)
+    if samples.dtype != np.uint8 or not samples.size or not (grey or colour):
         raise DataError(f"{path}: {samples.dtype} {samples.shape}, not uint8 (n, S, S, 3) or (n, 28, 28)")
     if not any((picture != samples[0]).any() for picture in samples):
         raise DataError(f"{path} holds one picture, {len(samples):,} times")
@@ -112,38 +362,171 @@ def load_labels(path: Path | str, n: int, classes: int) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line: exit code 2 and one line for what is wrong."""
-    parser = make_parser("data.score", __doc__)
+# ---------------------------------------------------------------- table and curve
+def show(value: float | str | tuple) -> str:
+    if isinstance(value, tuple):
+        return "{:.1%}, 95 % interval {:.1%} to {:.1%}".format(*value)
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def kind_of(title: str) -> str:
+    """random, classifier or inception: the first word of an extractor's title."""
+    return title.partition(",")[0]
+
+
+def distance_for(rows: list[dict]) -> str:
+    """What files are ranked by: FID, or KID where a file has too few pictures for FID."""
+    kind = kind_of(rows[0]["extractor"])
+    if all(isinstance(row[f"FID ({kind})"], float) for row in rows):
+        return f"FID ({kind})"
+    return f"KID ({kind})"
+
+
+def best_of(rows: list[dict]) -> int:
+    """The row that has the least distance."""
+    name = distance_for(rows)
+    return min(range(len(rows)), key=lambda i: rows[i][name])
+
+
+def print_scores(paths: list[Path], rows: list[dict]) -> None:
+    """What is equal in all rows as a list, then the rest as a table with a row for each file."""
+    best = best_of(rows)
+    texts = [{name: show(value) for name, value in row.items()} for row in rows]
+    names = list(texts[0])
+    same = [name for name in names if all(text[name] == texts[0][name] for text in texts)]
+    for name in same:
+        print(f"{name:34}{texts[0][name]}")
+    if len(same) == len(names):
+        return
+    columns = [name for name in names if name not in same]
+    table = [["samples", *columns, ""]]
+    for i, (path, text) in enumerate(zip(paths, texts)):
+        table.append([str(path), *(text[name] for name in columns), "<- best" if i == best else ""])
+    widths = [max(map(len, column)) for column in zip(*table)]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+def step_of(path: Path, place: int) -> int:
+    """The step of a samples.npy: the last number in its folder's name; without one, its place in the list."""
+    numbers = re.findall(r"\d+", path.absolute().parent.name)
+    return int(numbers[-1]) if numbers else place
+
+
+def save_curve(paths: list[Path], rows: list[dict], out: Path) -> None:
+    """Draws FID (or KID), precision, recall and readability over steps, a line for each run.
+
+    Files are of one run if their folders lie in one folder.
+    """
+    from matplotlib.figure import Figure
+
+    kind = kind_of(rows[0]["extractor"])
+    wanted = (distance_for(rows), f"precision ({kind})", f"recall ({kind})", "top-1, generated")
+    names = [name for name in wanted if name in rows[0]]
+    runs: dict[Path, list[tuple[int, dict]]] = {}
+    for place, (path, row) in enumerate(zip(paths, rows), start=1):
+        runs.setdefault(path.absolute().parent.parent, []).append((step_of(path, place), row))
+    figure = Figure(figsize=(4 * len(names), 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
+        for folder, scored in runs.items():
+            scored.sort(key=lambda pair: pair[0])
+            steps = [step for step, _ in scored]
+            values = [row[name] for _, row in scored]
+            if name == "top-1, generated":
+                values = [share for share, low, high in values]
+            axes.plot(steps, values, marker=".", label=folder.name)
+        axes.set(xlabel="step", title=name)
+    axes.legend(fontsize=7)
+    with write_file(out) as file:
+        figure.savefig(file, format="png")
+
+
+# ---------------------------------------------------------------- command line
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    parser = make_parser("data.score", "Scores generated pictures against real ones.")
     add = parser.add_argument
-    add("samples", help="samples.npy, from a script's --sample; for characters beside labels.npy")
+    add("samples", nargs="+", type=Path, help="samples.npy of --sample; for characters, beside labels.npy")
     add("--data", required=True, help="the real pictures, as given to the script")
     add("--extractor", choices=["inception", "classifier", "random"], required=True, help="of the features")
     add("--fit", default="squash", help="as given to the script")
-    add("--limit", type=int, default=0, help="use so many real pictures, spread evenly; 0: all")
-    add("--classes", type=int, default=0, help="characters: as given to the script")
+    add("--limit", type=at_least(0), default=0, help="use so many real pictures, spread evenly; 0: all")
+    add("--classes", type=at_least(0), default=0, help="characters: as given to the script")
     add("--charset", default="level1", help="characters: as given to the script")
-    args = parser.parse_args(argv)
-    device, reading = "cuda" if torch.cuda.is_available() else "cpu", {}
-    with one_line_errors(parser, "nothing was written"):
-        samples = load_samples(args.samples)
-        if samples.ndim == 3:
-            settings = args.data, args.charset, args.classes or None, args.fit
-            train, test = (open_characters(*settings, split) for split in ("train", "test"))
-            labels = Path(args.samples).with_name("labels.npy")
-            labels = load_labels(labels, len(samples), len(train.table))
-            real, net = test.pictures, load_classifier(train, test, args.data, device)
-            reading = readability(samples, labels, net, test, device)
+    add("--curve", type=Path, metavar="FILE", help="write a PNG of the scores over steps")
+    add(
+        "--neighbours", type=Path, metavar="FILE", help="are pictures copied? write a PNG of the nearest, too"
+    )
+    return parser.parse_args(argv)
+
+
+def open_sets(paths: list[Path]) -> list[np.ndarray]:
+    """load_samples of each path. Raises DataError unless all pictures have one size."""
+    sets = [load_samples(path) for path in paths]
+    first = sets[0].shape[1:]
+    for path, samples in zip(paths, sets):
+        if samples.shape[1:] != first:
+            raise DataError(f"one size a table: {path} has {samples.shape[1:]}, {paths[0]} has {first}")
+    return sets
+
+
+def figures(samples: np.ndarray, net: nn.Module, real: Tensor, device: Device) -> dict[str, float | str]:
+    """compare() of generated pictures with the features of real ones, under names that name the extractor."""
+    fake = features(samples, net, device)
+    found = compare(fake, real, net.head)
+    if np.isnan(found["FID"]):
+        found["FID"] = f"needs {4 * fake.shape[1]:,} pictures on both sides"
+    about = {"extractor": net.title, "pictures": f"{len(fake):,} generated, {len(real):,} real"}
+    return about | {f"{name} ({kind_of(net.title)})": value for name, value in found.items()}
+
+
+def score_pictures(args: Namespace, sets: list[np.ndarray], device: Device) -> list[dict]:
+    """A row of figures for each set of pictures, uint8 [n, size, size, 3]."""
+    size = sets[0].shape[1]
+    images = open_images(args.data, size, args.fit, args.limit or None)
+    real = decode_all(images) if images.nbytes <= 2e9 else images
+    if args.extractor == "classifier":
+        net = load_classifier(*halves(real, images.labels), device)
+    else:
+        net = make_extractor(args.extractor, size)
+    seen = features(real, net, device)
+    rows = [figures(samples, net, seen, device) for samples in sets]
+    if args.neighbours:
+        add_neighbours(args.neighbours, rows, sets, real, seen, net, device)
+    return rows
+
+
+def score_characters(args: Namespace, sets: list[np.ndarray], device: Device) -> list[dict]:
+    """A row of figures for each set of characters, uint8 [n, 28, 28]: against those of held-out writers."""
+    settings = args.data, args.charset, args.classes or None, args.fit
+    train, test = (open_characters(*settings, split) for split in ("train", "test"))
+    labels = []
+    for path, samples in zip(args.samples, sets):
+        labels.append(load_labels(path.with_name("labels.npy"), len(samples), len(train.table)))
+    reader = load_classifier(train, test, device)
+    net = reader if args.extractor == "classifier" else make_extractor(args.extractor, 28)
+    seen = features(test.pictures, net, device)
+    rows = []
+    for samples, y in zip(sets, labels):
+        rows.append(figures(samples, net, seen, device) | readability(samples, y, reader, test, device))
+    if args.neighbours:
+        seen = features(train.pictures, net, device)
+        add_neighbours(args.neighbours, rows, sets, train.pictures, seen, net, device)
+    return rows
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command line `argv`; by default the program's own."""
+    args = parse_args(argv)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with one_line_errors("data.score"):
+        sets = open_sets(args.samples)
+        if sets[0].ndim == 4:
+            rows = score_pictures(args, sets, device)
         else:
-            real = open_images(args.data, samples.shape[1], args.fit, args.limit or None)
-            if args.extractor == "classifier":
-                net = load_classifier(*halves(real), args.data, device)
-        if args.extractor != "classifier":
-            net = make_extractor(args.extractor, samples.shape[1])
-        for name, value in (score(samples, real, net, device) | reading).items():
-            if isinstance(value, tuple):
-                value = "{:.1%}, 95 % interval {:.1%} to {:.1%}".format(*value)
-            print(f"{name:24}{value:.4g}" if isinstance(value, float) else f"{name:24}{value}")
+            rows = score_characters(args, sets, device)
+        print_scores(args.samples, rows)
+        if args.curve:
+            save_curve(args.samples, rows, args.curve)
 
 
 if __name__ == "__main__":

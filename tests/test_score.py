@@ -1,20 +1,25 @@
-"""Scores: what they say of planted cases, what they refuse, and the classifier that is trained once."""
+"""Scores: what they say of planted cases and of copies, what they refuse, and the classifier that is kept."""
 
 import io
-import os
+import multiprocessing
 import pickle
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image, ImageFilter
 
-from data import DataError, extractors, score
+from data import DataError, score
 from data.characters import open_characters
-from data.extractors import Labelled, Network, features, halves, load_classifier, make_extractor
 from data.rooms import room
+from data.score import Labelled, Network, features, halves, load_classifier, make_extractor
 
+ROOT = Path(__file__).parent.parent
 METRICS = ("FID", "KID", "KID std", "precision", "recall", "diversity")
 
 
@@ -37,6 +42,17 @@ def seen(rooms):
     return {"real": features(rooms[:260], net)} | {name: features(x, net) for name, x in made.items()}
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The folder of classifiers that are kept, empty at first."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "lsgan"
+
+
+def kept(cache):
+    return sorted(cache.glob("*.pt"))
+
+
 @pytest.fixture
 def untrained(monkeypatch):
     """Training takes no time and is counted."""
@@ -46,7 +62,7 @@ def untrained(monkeypatch):
         calls.append(1)
         return Network(labelled.pictures[np.arange(1)].shape[1], 128, int(labelled.labels.max()) + 1)
 
-    monkeypatch.setattr(extractors, "train_classifier", train)
+    monkeypatch.setattr(score, "train_classifier", train)
     return calls
 
 
@@ -55,11 +71,13 @@ def reader(tmp_path_factory):
     """A classifier of three toy characters, and the drawings held out from it."""
     train, test = (open_characters("strokes", classes=3, split=split) for split in ("train", "test"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extractors, "LEAST_STEPS", 24)
-        return load_classifier(train, test, str(tmp_path_factory.mktemp("reader") / "strokes")), test
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("reader")))
+        patch.setattr(score, "LEAST_STEPS", 24)
+        net = load_classifier(train, test)
+    return net, Labelled(np.asarray(test.pictures), np.asarray(test.labels))
 
 
-def run(capsys, *argv):
+def refused(capsys, *argv):
     """The one line on stderr that a bad command line ends in."""
     with pytest.raises(SystemExit) as stop:
         score.main([str(word) for word in argv])
@@ -112,7 +130,7 @@ def test_too_few_pictures_are_named_with_what_it_takes(seen, rooms):
             score.compare(seen["noise"][:fake], seen["real"][:real])
     found = score.compare(seen["more real"][:255], seen["real"])
     assert np.isnan(found["FID"]) and abs(found["KID"]) < 1
-    found = score.score(rooms[:255], rooms[260:], make_extractor("random", 32))
+    found = score.figures(rooms[260:515], make_extractor("random", 32), seen["real"], "cpu")
     assert found["FID (random)"] == "needs 256 pictures on both sides"
     assert found["pictures"] == "255 generated, 260 real"
 
@@ -159,17 +177,22 @@ def labelled(rooms, n=10):
     return Labelled(rooms[:n], np.arange(n) % 2), Labelled(rooms[n : n + 4], np.arange(4) % 2)
 
 
-def test_the_classifier_is_trained_once_and_kept_beside_the_data(rooms, tmp_path, untrained):
-    spec = str(tmp_path / "photos")
-    first = load_classifier(*labelled(rooms), spec)
-    second = load_classifier(*labelled(rooms), spec)
+def test_the_classifier_is_trained_once_and_kept_in_the_users_cache(rooms, cache, untrained):
+    first = load_classifier(*labelled(rooms))
+    second = load_classifier(*labelled(rooms))
     assert len(untrained) == 1 and first.title == second.title
     assert torch.equal(features(rooms[:5], first), features(rooms[:5], second))
-    (kept,) = tmp_path.iterdir()
-    assert kept.name.startswith("photos_classifier_") and kept.suffix == ".pt"
-    load_classifier(*labelled(rooms, 12), spec)
-    load_classifier(*labelled(255 - rooms), spec)
-    assert len(untrained) == len(list(tmp_path.iterdir())) == 3
+    assert len(kept(cache)) == 1
+    load_classifier(*labelled(rooms, 12))  # other data, other classifiers
+    load_classifier(*labelled(255 - rooms))
+    assert len(untrained) == len(kept(cache)) == 3
+
+
+def test_arrays_and_tensors_of_the_same_data_have_one_classifier(rooms, cache, untrained):
+    for train, test in (labelled(rooms), labelled(torch.from_numpy(rooms))):
+        load_classifier(train, test)
+        load_classifier(Labelled(train.pictures, torch.as_tensor(train.labels)), test)
+    assert len(untrained) == len(kept(cache)) == 1
 
 
 def malicious(path):
@@ -180,49 +203,74 @@ def malicious(path):
     return pickle.dumps(Bomb())
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "bytes", "another", "malicious"])
-def test_a_damaged_classifier_is_trained_again(rooms, tmp_path, untrained, damage):
-    load_classifier(*labelled(rooms), str(tmp_path / "photos"))
-    (kept,) = tmp_path.iterdir()
+@pytest.mark.parametrize("damage", ["empty", "cut", "bytes", "flipped bit", "another", "malicious"])
+def test_a_damaged_classifier_is_trained_again(rooms, cache, tmp_path, untrained, damage):
+    load_classifier(*labelled(rooms))
+    (path,) = kept(cache)
     other = io.BytesIO()
     torch.save({"step": 3}, other)
-    whole = kept.read_bytes()
-    kept.write_bytes(
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1  # among the weights
+    path.write_bytes(
         {
             "empty": b"",
             "cut": whole[: len(whole) // 2],
             "bytes": bytes(range(256)),
+            "flipped bit": flipped,
             "another": other.getvalue(),
             "malicious": malicious(tmp_path / "was run"),
         }[damage]
     )
-    load_classifier(*labelled(rooms), str(tmp_path / "photos"))
-    load_classifier(*labelled(rooms), str(tmp_path / "photos"))
-    assert len(untrained) == 2 and list(tmp_path.iterdir()) == [kept]
+    load_classifier(*labelled(rooms))
+    load_classifier(*labelled(rooms))
+    assert len(untrained) == 2 and kept(cache) == [path] and not (tmp_path / "was run").exists()
 
 
-def test_a_classifier_that_cannot_be_kept_still_serves(rooms, tmp_path, untrained, capsys):
-    net = load_classifier(*labelled(rooms), str(tmp_path / "not there" / "photos"))
-    assert "cannot be kept" in capsys.readouterr().err and net.title.endswith("4 held-out pictures")
+def test_a_classifier_that_cannot_be_kept_serves_and_is_trained_once(rooms, cache, untrained, capsys):
+    cache.parent.write_text("a file where the folder should be")
+    nets = [load_classifier(*labelled(rooms)) for _ in range(3)]
+    assert capsys.readouterr().err.count("not kept") == 1 and len(untrained) == 1
+    assert nets[0].title.endswith("4 held-out pictures")
+    assert torch.equal(features(rooms[:5], nets[0]), features(rooms[:5], nets[2]))
+
+
+def test_features_leave_the_network_trainable(rooms):
+    net = make_extractor("random", 32)
+    # a move makes new tensors, as one to a GPU does; in inference mode they could never take part in training
+    net.to = lambda device: net._apply(torch.clone)
+    features(rooms[:2], net)
+    net(torch.zeros(2, 3, 32, 32)).sum().backward()
+    assert not any(p.is_inference() for p in net.parameters())
+
+
+def load_at_once(rooms, started):
+    """In a process of its own: waits until all are there, then asks for the classifier."""
+    torch.set_num_threads(1)
+    score.LEAST_STEPS = 3
+    started.wait()
+    load_classifier(*labelled(rooms))
+
+
+def test_processes_that_ask_at_once_train_one_classifier(rooms, cache, capfd):
+    context = multiprocessing.get_context("fork")
+    started = context.Barrier(2)
+    both = [context.Process(target=load_at_once, args=(rooms, started)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert capfd.readouterr().err.count("training a classifier") == 1 and len(kept(cache)) == 1
 
 
 def test_halves_keep_one_fifth_away_from_training(rooms):
-    class Pictures:
-        labels = np.arange(20) // 10
-
-        def __len__(self):
-            return 20
-
-        def __getitem__(self, indices):
-            return torch.from_numpy(rooms[indices])
-
-    train, test = halves(Pictures())
+    train, test = halves(rooms[:20], np.arange(20) // 10)
     assert len(train.labels) == 16 and test.labels.tolist() == [0, 0, 1, 1]
     assert np.array_equal(test.pictures[np.arange(4)], rooms[[4, 9, 14, 19]])
     for labels in (None, np.zeros(20, int)):  # one class, a folder in a folder, is none
-        Pictures.labels = labels
         with pytest.raises(DataError, match="labelled pictures"):
-            halves(Pictures())
+            halves(rooms[:20], labels)
 
 
 # ---------------------------------------------------------------- readability
@@ -233,8 +281,8 @@ def test_real_characters_are_read_like_real_characters(reader):
         found["top-1, real"]
         == found["top-1, generated"]
         == (
-            net.hits / len(test),
-            *score.wilson(net.hits, len(test)),
+            net.hits / len(test.labels),
+            *score.wilson(net.hits, len(test.labels)),
         )
     )
     assert found["top-1, real"][0] > 0.9 and found["top-5, generated"][0] == 1
@@ -269,12 +317,60 @@ def test_diversity_in_a_class_is_the_root_mean_square_distance(reader):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("LSGAN_DATA" not in os.environ, reason="LSGAN_DATA names no folder with real data")
-def test_real_handwriting_is_learned(tmp_path):
-    spec = Path(os.environ["LSGAN_DATA"], "hanzi", "hwdb1.1_100x100")
+def test_real_handwriting_is_learned(real_data):
+    spec = real_data / "hanzi" / "hwdb1.1_100x100"
     train, test = (open_characters(str(spec), split=split) for split in ("train", "test"))
-    net = load_classifier(train, test, str(tmp_path / "hanzi"))
-    assert net.hits / len(test) > 0.93, net.title
+    net = load_classifier(train, test)
+    assert net.hits / len(test.labels) > 0.93, net.title
+
+
+# ---------------------------------------------------------------- copies
+def share_of_copies(fake, train):
+    net = make_extractor("random", 32)
+    return score.copying(features(fake, net), features(train, net))["nearer than 95 % of those"]
+
+
+def test_a_generator_that_copies_is_caught(rooms):
+    train, noise = rooms[:300], np.random.default_rng(0).integers(-3, 4, (300, 32, 32, 3))
+    share, low, _ = share_of_copies((train + noise).clip(0, 255).astype(np.uint8), train)
+    assert share > 0.95 and low > 0.9
+
+
+def test_one_copy_in_five_is_caught(rooms):
+    fake = np.concatenate([rooms[:40], rooms[300:460]])
+    share, low, _ = share_of_copies(fake, rooms[:300])
+    assert share >= 0.2 and low > 0.1
+
+
+def test_held_out_real_pictures_are_no_copies(rooms):
+    share, low, high = share_of_copies(rooms[300:], rooms[:300])
+    assert low < 0.05 < high and share < 0.1
+
+
+def test_an_untrained_generator_copies_nothing(rooms):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), np.uint8)
+    assert share_of_copies(noise, rooms[:300])[0] == 0
+
+
+def test_real_pictures_that_are_there_twice_hide_copies_and_are_named(rooms):
+    with pytest.raises(DataError, match="there twice"):
+        share_of_copies(rooms[:20], np.concatenate([rooms[:200], rooms[:100]]))
+
+
+def test_neighbours_show_the_copied_picture(rooms, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for i, picture in enumerate(rooms[:260]):
+        Image.fromarray(picture).save(f"photos/{i:03}.png")
+    fake = np.concatenate([rooms[260:459], rooms[7:8]])
+    np.save("samples.npy", fake)
+    command = "samples.npy --data photos --extractor random --neighbours near.png"
+    score.main(command.split())
+    assert re.search(r"nearer than 95 % of those +\d.*% interval", capsys.readouterr().out)
+    with Image.open("near.png") as image:
+        grid = np.asarray(image)
+    assert grid.shape == (8 * 34 + 2, 4 * 34 + 2, 3)
+    assert (grid[2:34, 2:34] == rooms[7]).all() and (grid[2:34, 36:68] == rooms[7]).all()
 
 
 # ---------------------------------------------------------------- command line
@@ -290,17 +386,69 @@ def test_the_table_names_the_extractor(rooms, tmp_path, capsys):
 def test_characters_are_scored_and_read(tmp_path, capsys, monkeypatch, untrained):
     monkeypatch.chdir(tmp_path)
     drawn = open_characters("strokes", classes=12)
-    np.save("samples.npy", drawn.pictures[::5, :, :, None])
-    np.save("labels.npy", drawn.labels[::5])
+    pictures, labels = np.asarray(drawn.pictures), np.asarray(drawn.labels)
+    np.save("samples.npy", pictures[::5, :, :, None])
+    np.save("labels.npy", labels[::5])
     score.main(["samples.npy", "--data", "strokes", "--classes", "12", "--extractor", "classifier"])
     table = capsys.readouterr().out
     assert "KID (classifier)" in table and "12 of 12" in table and "top-5, generated" in table
     command = ["samples.npy", "--data", "strokes", "--extractor", "random", "--classes"]
-    assert "not 240 class ids below 11" in run(capsys, *command, 11)
-    np.save("labels.npy", drawn.labels[::10])
-    assert "not 240 class ids" in run(capsys, *command, 12)
+    assert "not 240 class ids below 11" in refused(capsys, *command, 11)
+    np.save("labels.npy", labels[::10])
+    assert "not 240 class ids" in refused(capsys, *command, 12)
     Path("labels.npy").unlink()
-    assert "labels.npy" in run(capsys, *command, 12)
+    assert "labels.npy" in refused(capsys, *command, 12)
+
+
+def test_many_files_make_one_table_and_a_curve(rooms, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fakes = {100: np.random.default_rng(0).integers(0, 256, (260, 32, 32, 3), np.uint8)}
+    fakes |= {900: rooms[260:], 2000: rooms[260:] // 2}
+    paths = []
+    for step, fake in fakes.items():
+        paths.append(Path(f"run/step_{step:08}/samples.npy"))
+        paths[-1].parent.mkdir(parents=True)
+        np.save(paths[-1], fake)
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, **_: drawn.append((x, y)))
+    monkeypatch.setattr(Axes, "legend", lambda self, **_: None)
+    score.main([*map(str, paths), *"--data rooms --limit 260 --extractor random --curve curve.png".split()])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("extractor") and "260 generated, 260 real" in lines[1]
+    header, *rows = (re.split(r"  +", line) for line in lines[2:])
+    assert header[:3] == ["samples", "FID (random)", "KID (random)"]
+    assert [row[0] for row in rows] == [str(path) for path in paths]
+    assert [row[-1] for row in rows].index("<- best") == 1 and lines[4].endswith("<- best")
+    assert float(rows[1][1]) == min(float(row[1]) for row in rows)
+    assert [x for x, _ in drawn] == [[100, 900, 2000]] * 3  # FID, precision, recall
+    assert drawn[0][1] == pytest.approx([float(row[1]) for row in rows], rel=1e-3)
+    with Image.open("curve.png") as curve:
+        assert curve.width > 500
+
+
+def test_kid_ranks_where_one_file_is_too_small_for_fid(rooms, tmp_path, capsys):
+    for name, fake in (("a", rooms[300:500] // 2), ("b", rooms[260:])):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "samples.npy", fake)
+    paths = [str(tmp_path / name / "samples.npy") for name in "ab"]
+    score.main([*paths, *"--data rooms --limit 260 --extractor random".split()])
+    assert re.findall(r"(.)/samples.npy.*<- best", capsys.readouterr().out) == ["b"]
+
+
+def test_files_of_several_sizes_make_no_table(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", GOOD)
+    np.save(tmp_path / "b.npy", GOOD[:, :16, :16])
+    line = refused(capsys, tmp_path / "a.npy", tmp_path / "b.npy", "--data", "rooms", "--extractor", "random")
+    assert "b.npy" in line and "(16, 16, 3)" in line
+
+
+def test_without_docstrings(rooms, tmp_path):
+    np.save(tmp_path / "samples.npy", rooms[:200])
+    command = "-OO -m data.score samples.npy --data rooms --limit 200 --extractor random"
+    environment = {"PATH": "", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    run = [sys.executable, *command.split()]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "KID (random)" in done.stdout, done.stderr
 
 
 def npy(array, **kwargs):
@@ -335,21 +483,21 @@ def test_bad_samples_are_one_line(tmp_path, capsys, name):
     path = tmp_path / "samples.npy"
     if content is not None:
         path.write_bytes(content)
-    line = run(capsys, path, "--data", "rooms", "--extractor", "random")
+    line = refused(capsys, path, "--data", "rooms", "--extractor", "random")
     assert expected in line and str(path) in line
 
 
 def test_samples_are_never_unpickled(tmp_path, capsys):
     (tmp_path / "samples.npy").write_bytes(malicious(tmp_path / "was run"))
-    run(capsys, tmp_path / "samples.npy", "--data", "rooms", "--extractor", "random")
+    refused(capsys, tmp_path / "samples.npy", "--data", "rooms", "--extractor", "random")
     assert not (tmp_path / "was run").exists()
 
 
 def test_bad_arguments_are_one_line(tmp_path, capsys):
     path = tmp_path / "samples.npy"
     path.write_bytes(npy(GOOD))
-    assert "--extractor" in run(capsys, path, "--data", "rooms")
-    assert "invalid choice" in run(capsys, path, "--data", "rooms", "--extractor", "vgg")
-    assert "nowhere" in run(capsys, path, "--data", tmp_path / "nowhere", "--extractor", "random")
-    assert "labelled" in run(capsys, path, "--data", "rooms", "--extractor", "classifier")
-    assert "KID needs 200" in run(capsys, path, "--data", "rooms", "--limit", 9, "--extractor", "random")
+    assert "--extractor" in refused(capsys, path, "--data", "rooms")
+    assert "invalid choice" in refused(capsys, path, "--data", "rooms", "--extractor", "vgg")
+    assert "nowhere" in refused(capsys, path, "--data", tmp_path / "nowhere", "--extractor", "random")
+    assert "labelled" in refused(capsys, path, "--data", "rooms", "--limit", 9, "--extractor", "classifier")
+    assert "KID needs 200" in refused(capsys, path, "--data", "rooms", "--limit", 9, "--extractor", "random")
