@@ -19,11 +19,10 @@ import lmdb
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import LSUNClass
 
-from data.images import open_images
+from data.images import decode_all, open_images
 from data.prepare import prepare
 from data.rooms import room
 
@@ -90,7 +89,7 @@ def bench_reading(folder, kind):
     def torchvision(chosen):
         torch.stack([theirs[int(i)][0] for i in chosen])
 
-    def decode(chosen):
+    def pillow(chosen):
         for i in chosen:
             Image.open(io.BytesIO(values[i])).load()
 
@@ -100,27 +99,25 @@ def bench_reading(folder, kind):
 
     routes = {
         "torchvision LSUNClass, Resize, CenterCrop, ToTensor": with_env,
-        "Pillow's decoder alone": decode,
+        "Pillow's decoder alone": pillow,
         "open_images, squash": direct["squash"].__getitem__,
         "open_images, crop": direct["crop"].__getitem__,
         "prepared array": array.__getitem__,
     }
     table(f"{kind} values, batches of {BATCH} at {SIZE}x{SIZE}, one core", medians(routes, items))
-    return direct["squash"], array
+    return direct["squash"]
 
 
-def bench_workers(datasets):
-    print("\n| pictures/s through a DataLoader | 0 workers | 1 | 2 |\n|---|---|---|---|")
-    order = [np.random.default_rng(i).permutation(PICTURES)[:BATCH] for i in range(30)]
-    for name, dataset in datasets.items():
-        rates = []
-        for workers in range(3):
-            loader = iter(DataLoader(dataset, sampler=order, batch_size=None, num_workers=workers))
-            next(loader)  # the start of the workers is not counted
-            start = time.perf_counter()
-            count = sum(len(batch) for batch in loader)
-            rates.append(f"{count / (time.perf_counter() - start):,.0f}")
-        print(f"| {name} | {' | '.join(rates)} |")
+def bench_threads(images):
+    print("\n| decode_all, threads | seconds | pictures/s |\n|---|---|---|")
+    cores = os.cpu_count
+    for threads in (1, 2, 4):
+        os.cpu_count = lambda n=threads: n
+        start = time.perf_counter()
+        decode_all(images)
+        seconds = time.perf_counter() - start
+        print(f"| {threads} | {seconds:.2f} | {len(images) / seconds:,.0f} |")
+    os.cpu_count = cores
 
 
 def bench_keys(folder):
@@ -133,21 +130,17 @@ def bench_keys(folder):
         start = time.process_time()
         found = open_images(spec, SIZE)
         times.append(time.process_time() - start)
-    size = sum(path.stat().st_size for path in Path(spec).glob("keys-*.npy"))
-    print(
-        f"\n{len(found):,} keys: opened in {times[0]:.2f} s the first time, {times[1]:.2f} s after that,",
-        end=" ",
-    )
-    print(f"list {size / 1e6:.0f} MB")
+    print(f"\n{len(found):,} keys: opened in {times[0]:.2f} s the first time, {times[1]:.2f} s after that")
 
 
 def main():
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # torchvision leaves its list of keys in the working directory
-        images, array = bench_reading(Path(folder), "WEBP")
+        os.environ["XDG_CACHE_HOME"] = folder
+        images = bench_reading(Path(folder), "WEBP")
         bench_reading(Path(folder), "JPEG")
-        bench_workers({"LMDB, WebP": images, "prepared array": array})
+        bench_threads(images)
         bench_keys(Path(folder))
 
 
