@@ -89,15 +89,15 @@ class Scene(NamedTuple):
 
 
 def choose_scene(rng: np.random.Generator) -> Scene:
-    """A room with the bed on one side of the back wall and the window on the other."""
-    side = rng.choice([-1, 1])
+    """A room with the window above the head of the bed, more or less."""
+    bed = rng.uniform(-0.6, 0.6)
     return Scene(
         eye=(rng.uniform(-0.4, 0.4), rng.uniform(1.7, 2.0)),
         width=rng.uniform(3.6, 4.2),
         height=rng.uniform(2.5, 2.8),
         depth=rng.uniform(1.9, 2.3),
-        bed=side * rng.uniform(0.5, 0.9),
-        window=-side * rng.uniform(0.8, 1.0),
+        bed=bed,
+        window=bed + rng.uniform(-0.3, 0.3),
         hour=HOURS[rng.integers(len(HOURS))],
         brightness=rng.uniform(0.9, 1.05),
         wall=vary(WALLS[rng.integers(len(WALLS))], rng),
@@ -184,18 +184,18 @@ def paint_window(canvas: Canvas, scene: Scene) -> None:
     """A window in the back wall, with curtains of the blanket's cloth."""
     x, wall = scene.window, scene.depth
     curtain = shade(scene.cloth, 0.9)
-    canvas.upright((x - 0.68, x + 0.68), (0.95, 2.30), wall, WHITE)  # frame
-    canvas.upright((x - 0.60, x + 0.60), (1.05, 2.20), wall, scene.hour.sky)
-    canvas.upright((x - 0.60, x + 0.60), (1.05, 1.35), wall, scene.hour.land)
-    canvas.upright((x - 0.03, x + 0.03), (1.05, 2.20), wall, WHITE)  # the bar in its middle
-    canvas.upright((x - 0.90, x - 0.52), (0.70, 2.40), wall, curtain)
-    canvas.upright((x + 0.52, x + 0.90), (0.70, 2.40), wall, curtain)
+    canvas.upright((x - 0.80, x + 0.80), (1.10, 2.35), wall, WHITE)  # frame
+    canvas.upright((x - 0.72, x + 0.72), (1.10, 2.27), wall, scene.hour.sky)
+    canvas.upright((x - 0.72, x + 0.72), (1.10, 1.45), wall, scene.hour.land)
+    canvas.upright((x - 0.03, x + 0.03), (1.10, 2.27), wall, WHITE)  # the bar in its middle
+    canvas.upright((x - 1.05, x - 0.60), (0.60, 2.45), wall, curtain)
+    canvas.upright((x + 0.60, x + 1.05), (0.60, 2.45), wall, curtain)
 
 
 def paint_bed(canvas: Canvas, scene: Scene) -> None:
     """A double bed, its head at the back wall."""
     x, wall = scene.bed, scene.depth
-    canvas.box((x - 0.85, x + 0.85), (0, 1.15), (wall - 0.08, wall), scene.wood)  # headboard
+    canvas.box((x - 0.85, x + 0.85), (0, 1.0), (wall - 0.08, wall), scene.wood)  # headboard
     canvas.box((x - 0.85, x + 0.85), (0.1, 0.5), (wall - 2.1, wall - 0.08), WHITE)  # mattress
     canvas.box((x - 0.75, x - 0.04), (0.5, 0.72), (wall - 0.6, wall - 0.1), WHITE)  # pillows
     canvas.box((x + 0.04, x + 0.75), (0.5, 0.72), (wall - 0.6, wall - 0.1), WHITE)
@@ -214,9 +214,8 @@ def light(canvas: Canvas, scene: Scene, size: int) -> np.ndarray:
         down = np.exp(-(((centres - from_top) / radius) ** 2))
         return down[:, None, None] * (across[:, None] * np.array(colour, np.float32))
 
-    lamp = scene.bed + np.sign(scene.window) * 0.9  # between bed and window; only its light is seen
     window_glow = glow(scene.window, 1.6, scene.hour.window_light)
-    lamp_glow = glow(lamp, 1.0, scene.hour.lamplight)
+    lamp_glow = glow(scene.bed, 1.0, scene.hour.lamplight)  # at the head of the bed
     return scene.brightness * (np.array(scene.hour.daylight, np.float32) + window_glow + lamp_glow)
 
 
