@@ -128,7 +128,7 @@ def as_flags(saved: dict, known: dict) -> list[str]:
         elif value is False:
             flags.append(f"--no-{flag[2:]}")
         elif isinstance(value, list):
-            flags.append(f"{flag}={','.join(value)}")
+            flags.append(f"{flag}={','.join(map(str, value))}")
         else:
             flags.append(f"{flag}={value}")
     return flags
@@ -326,9 +326,10 @@ def load_checkpoint(path: Path | str, objects: dict | None = None) -> dict:
         state = checkpoint[name]
         try:
             if isinstance(item, torch.optim.Optimizer):
-                state = {**state, "param_groups": item.state_dict()["param_groups"]}
-            item.load_state_dict(state)
-            check_optimizer_shapes(item)
+                item.load_state_dict({**state, "param_groups": item.state_dict()["param_groups"]})
+                check_optimizer_state(item)
+            else:
+                item.load_state_dict(state)
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise DataError(
@@ -362,6 +363,8 @@ def read_checkpoint(path: Path) -> dict:
     for name, kind in (("args", dict), ("step", int), ("log", (list, dict))):
         if not isinstance(checkpoint.get(name), kind):
             raise DataError(f"{path} is not a checkpoint of a run: its {name} is missing or of a wrong type")
+    if type(checkpoint["step"]) is bool or checkpoint["step"] < 0:
+        raise DataError(f"{path} is not a checkpoint of a run: its step is {checkpoint['step']}")
     return checkpoint
 
 
@@ -379,17 +382,40 @@ def restore(args: Namespace, objects: dict, data: str) -> tuple[int, list[str]]:
         raise DataError(f"--steps {args.steps} lies behind step {step} of {args.resume}")
     if checkpoint.get("data") not in (None, data):
         print(f"the data of {args.data} are not those of the steps before: they have changed")
+    if not is_log(checkpoint["log"]):
+        raise DataError(f"{args.resume} is not a checkpoint of such a run: its log has other rows")
     return step, checkpoint["log"]
 
 
-def check_optimizer_shapes(item: object) -> None:
-    """Raises ValueError if an optimiser's state does not have its parameters' shapes; PyTorch would crash."""
-    if not isinstance(item, torch.optim.Optimizer):
+def is_log(rows: object) -> bool:
+    """Whether these are the rows of a log.csv."""
+    if not isinstance(rows, list) or rows[:1] != [LOG_HEADER]:
+        return False
+    try:
+        for row in rows[1:]:
+            [float(value) for value in row.split(",")]
+    except (AttributeError, ValueError):
+        return False
+    return True
+
+
+def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError if the state is not one of these parameters; PyTorch would crash at the next step."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if not optimizer.state:  # as before the first step
         return
-    for parameter, state in item.state.items():
+    if set(optimizer.state) != set(parameters):
+        raise ValueError("it is the state of other parameters")
+    names = optimizer.state[parameters[0]].keys()
+    for parameter in parameters:
+        state = optimizer.state[parameter]
+        if state.keys() != names:
+            raise ValueError("it is not complete")
         for name, value in state.items():
-            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
-                raise ValueError(f"{name} is {tuple(value.shape)}, its parameter {tuple(parameter.shape)}")
+            shape = tuple(torch.as_tensor(value).shape)
+            expected = () if name == "step" else tuple(parameter.shape)
+            if shape != expected:
+                raise ValueError(f"{name} is {shape}, not {expected}")
 
 
 # ---------------------------------------------------------------- log
