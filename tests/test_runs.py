@@ -6,7 +6,7 @@ milliseconds instead of seconds. `python lsgan_...py` and torchrun themselves ar
 
 import contextlib
 import errno
-import importlib
+import importlib.util
 import inspect
 import io
 import json
@@ -430,9 +430,7 @@ def test_signal_saves_and_stops(script, run, tmp_path, monkeypatch, number, code
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("script", ["lsgan_scenes"], indirect=True)
-def test_signal_saves_and_stops_with_workers(
-    script, run, tmp_path, monkeypatch, with_workers, number, code
-):
+def test_signal_saves_and_stops_with_workers(script, run, tmp_path, monkeypatch, with_workers, number, code):
     check_signal(script, run, tmp_path, monkeypatch, number, code, with_workers)
 
 
@@ -576,7 +574,7 @@ def test_torchrun(script, tmp_path):
 def test_two_processes_need_an_even_batch(script, tmp_path):
     processes = start_two(script, "--batch-size", 5, "--out", tmp_path / "run", folder=tmp_path)
     assert finish(*processes)[0] == 2
-    message = "--batch-size 5 must be a multiple of the number of processes, 2, at least 2 for each of them"
+    message = "--batch-size 5 must be a multiple of the number of processes, 2, at least 2 for each"
     assert message in (tmp_path / "0.txt").read_text()
     assert not (tmp_path / "run").exists()
 
@@ -675,12 +673,12 @@ BAD_FLAGS = [
     ("--fit stretch", "--fit", "stretch"),
     ("--z 3", "--z 3"),
     ("--n 0", "argument --n: must be at least 1, not 0"),
-    ("--out=", "argument --out: needs the name of a file"),
+    ("--out=", "argument --out: must not be empty"),
     ("--resume", "there is no checkpoint", "run/last.pt"),
     ("--resume nowhere.pt", "there is no checkpoint nowhere.pt"),
-    ("--resume=", "argument --resume: needs the name of a file"),
+    ("--resume=", "argument --resume: must not be empty"),
     ("--sample nowhere.pt", "there is no checkpoint nowhere.pt"),
-    ("--sample=", "argument --sample: needs the name of a file"),
+    ("--sample=", "argument --sample: must not be empty"),
     ("--resume a.pt --sample b.pt", "--sample", "not allowed with", "--resume"),
     ("--width 1000000000", "out of memory", "--batch-size, --width"),
 ]
@@ -758,40 +756,176 @@ class Evil:
         return open, (str(self.path), "w")
 
 
-def other(checkpoint, **values):
-    return {**checkpoint, **values}
+def half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-BAD_CHECKPOINTS = {
-    "empty": lambda path, good, evil: path.write_bytes(b""),
-    "first half": lambda path, good, evil: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "one byte short": lambda path, good, evil: path.write_bytes(path.read_bytes()[:-1]),
-    "random bytes": lambda path, good, evil: path.write_bytes(random.Random(0).randbytes(10_000)),
-    "text": lambda path, good, evil: path.write_text("not a checkpoint\n"),
-    "zip file": lambda path, good, evil: zipfile.ZipFile(path, "w").close(),
-    "malicious pickle": lambda path, good, evil: path.write_bytes(pickle.dumps(evil)),
-    "malicious checkpoint": lambda path, good, evil: torch.save(other(good, args=evil), path),
-    "another script's": lambda path, good, evil: torch.save(other(good, script="another"), path),
-    "a list": lambda path, good, evil: torch.save([0, 1], path),
-    "weights alone": lambda path, good, evil: torch.save(good["G"], path),
-    "no arguments": lambda path, good, evil: torch.save(other(good, args=None), path),
-    "other networks": lambda path, good, evil: torch.save(other(good, G=good["D"]), path),
-    "no networks": lambda path, good, evil: torch.save({k: good[k] for k in good if k != "G"}, path),
-    "a folder": lambda path, good, evil: path.unlink() or path.mkdir(),
+BAD_FILES = {  # what happens to the file, and what the answer says
+    "empty": (lambda path, evil: path.write_bytes(b""), "cut off, damaged, or not a checkpoint"),
+    "first half": (lambda path, evil: half(path), "cut off, damaged, or not a checkpoint"),
+    "one byte short": (lambda path, evil: path.write_bytes(path.read_bytes()[:-1]), "cut off"),
+    "random bytes": (lambda path, evil: path.write_bytes(random.Random(0).randbytes(10_000)), "cut off"),
+    "text": (lambda path, evil: path.write_text("not a checkpoint\n"), "not a checkpoint"),
+    "zip file": (lambda path, evil: zipfile.ZipFile(path, "w").close(), "not a checkpoint"),
+    "malicious pickle": (lambda path, evil: path.write_bytes(pickle.dumps(evil)), "not a checkpoint"),
+    "malicious checkpoint": (lambda path, evil: torch.save(evil, path), "not a checkpoint"),
+    "a list": (lambda path, evil: torch.save([0, 1], path), "not a checkpoint of a run, but a list"),
+    "a folder": (lambda path, evil: path.unlink() or path.mkdir(), "there is no checkpoint"),
 }
 
 
 @pytest.mark.parametrize("flag", ["--resume", "--sample"])
-@pytest.mark.parametrize("damage", BAD_CHECKPOINTS)
-def test_bad_checkpoint(script, run, tmp_path, damage, flag):
+@pytest.mark.parametrize("damage", BAD_FILES)
+def test_file_that_is_no_checkpoint(script, run, tmp_path, damage, flag):
     assert run("--steps", 0, "--out", tmp_path / "run")[0] == 0
     last = tmp_path / "run/last.pt"
-    BAD_CHECKPOINTS[damage](last, torch.load(last), Evil(tmp_path / "evil"))
+    spoil, reason = BAD_FILES[damage]
+    spoil(last, Evil(tmp_path / "evil"))
     before = contents(tmp_path)
-    assert refused(
-        script, run(flag, last, "--steps", 0), str(last), f"not a checkpoint of {script.__name__}.py"
-    )
+    assert refused(script, run(flag, last, "--steps", 0), str(last), reason)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["args", "step", "G", "log"])
+def test_nothing_in_a_checkpoint_is_unpickled(script, run, tmp_path, name):
+    assert run("--steps", 0, "--out", tmp_path / "run")[0] == 0
+    last = tmp_path / "run/last.pt"
+    torch.save({**torch.load(last), name: Evil(tmp_path / "evil")}, last)
+    assert refused(script, run("--resume", last), "not a checkpoint")
+    assert not (tmp_path / "evil").exists()
+
+
+def first(state):
+    """The state of the first parameter that an optimiser has one of."""
+    return next(iter(state.values()))
+
+
+BAD_PARTS = {  # what is done to a checkpoint's dict, and what the answer names
+    "weights alone": (lambda good: good.update(args=good.pop("G")) or good.pop("step"), "step"),
+    "no arguments": (lambda good: good.update(args=None), "args"),
+    "arguments as list": (lambda good: good.update(args=[1, 2]), "args"),
+    "no step": (lambda good: good.pop("step"), "step"),
+    "step as text": (lambda good: good.update(step="1"), "step"),
+    "step with a fraction": (lambda good: good.update(step=1.0), "step"),
+    "step that is true": (lambda good: good.update(step=True), "step"),
+    "step below 0": (lambda good: good.update(step=-5), "step"),
+    "no log": (lambda good: good.pop("log"), "log"),
+    "log as number": (lambda good: good.update(log=3), "log"),
+    "log of numbers": (lambda good: good.update(log=[1, 2]), "log"),
+    "log as dict": (lambda good: good.update(log={"step": [1]}), "log"),
+    "log of other rows": (lambda good: good["log"].append("three,words,here\n"), "log"),
+    "learning rate as text": (lambda good: good["args"].update(lr="fast"), "--lr", "fast"),
+    "learning rate as list": (lambda good: good["args"].update(lr=[1, 2]), "--lr"),
+    "learning rate as dict": (lambda good: good["args"].update(lr={"G": 1}), "--lr"),
+    "learning rate that is true": (lambda good: good["args"].update(lr=True), "--lr"),
+    "width with a fraction": (lambda good: good["args"].update(width=2.5), "--width"),
+    "loss of another version": (lambda good: good["args"].update(loss="hinge"), "--loss", "hinge"),
+    "batch size as tensor": (lambda good: good["args"].update(batch_size=torch.zeros(2)), "--batch-size"),
+    "seed below 0": (lambda good: good["args"].update(seed=-1), "--seed"),
+    "no networks": (lambda good: good.pop("G"), "holds no G"),
+    "networks as list": (lambda good: good.update(G=[1]), "holds no G"),
+    "other networks": (lambda good: good.update(G=good["D"]), "G", "Missing key"),
+    "a layer less": (lambda good: good["D"].popitem(), "D", "Missing key"),
+    "a weight as text": (lambda good: good["D"].update({next(iter(good["D"])): "x"}), "D"),
+    "no optimiser": (lambda good: good.pop("opt_d"), "holds no opt_d"),
+    "optimiser without state": (lambda good: good["opt_d"].pop("state"), "opt_d"),
+    "optimiser state as list": (lambda good: good["opt_d"].update(state=[1]), "opt_d"),
+    "optimiser state of fewer weights": (lambda good: good["opt_d"]["state"].popitem(), "opt_d"),
+    "optimiser state of more weights": (lambda good: good["opt_d"]["state"].update({99: {}}), "opt_d"),
+    "averages of another shape": (
+        lambda good: first(good["opt_d"]["state"]).update(exp_avg=torch.zeros(2, 2)),
+        "opt_d",
+        "(2, 2)",
+    ),
+    "averages without a shape": (
+        lambda good: first(good["opt_d"]["state"]).update(exp_avg_sq=torch.zeros(())),
+        "opt_d",
+    ),
+    "averages as text": (lambda good: first(good["opt_g"]["state"]).update(exp_avg="x"), "opt_g"),
+    "no averages": (lambda good: first(good["opt_g"]["state"]).pop("exp_avg"), "opt_g"),
+    "optimiser step of another shape": (
+        lambda good: first(good["opt_g"]["state"]).update(step=torch.zeros(3)),
+        "opt_g",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def good_checkpoints(tmp_path_factory):
+    """{script: bytes of a checkpoint after one step}."""
+    found = {}
+    for name, flags in SCRIPTS.items():
+        out = tmp_path_factory.mktemp("good")
+        with contextlib.redirect_stdout(io.StringIO()), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runs, "save_curves", no_curves)
+            importlib.import_module(name).main([*flags.split(), "--steps", "1", "--out", str(out)])
+        found[name] = (out / "last.pt").read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("damage", BAD_PARTS)
+def test_checkpoint_with_a_part_missing_or_of_a_wrong_type(script, good_checkpoints, tmp_path, damage):
+    last = tmp_path / "last.pt"
+    good = torch.load(io.BytesIO(good_checkpoints[script.__name__]))
+    spoil, *words = BAD_PARTS[damage]
+    spoil(good)
+    torch.save(good, last)
+    before = contents(tmp_path)
+    answer = script_call(script, "--resume", last, "--gpu", -1, "--steps", 2)
+    assert refused(script, answer, *words)
+    assert contents(tmp_path) == before
+
+
+def test_flipped_bits_are_found(script, good_checkpoints, tmp_path):
+    """Refused in one line, or the same values, if nothing reads that bit. PyTorch alone would not see it."""
+    good = good_checkpoints[script.__name__]
+    whole = torch.load(io.BytesIO(good))
+    places = random.Random(0)
+    found = 0
+    for _ in range(60):
+        data = bytearray(good)
+        data[places.randrange(len(data))] ^= 1 << places.randrange(8)
+        (tmp_path / "last.pt").write_bytes(data)
+        try:
+            checkpoint = runs.load_checkpoint(tmp_path / "last.pt")
+        except DataError as error:
+            assert str(tmp_path / "last.pt") in str(error)
+            found += 1
+        else:
+            assert same(checkpoint, whole)
+    assert found > 20
+
+
+def test_a_renamed_script_takes_the_checkpoints_of_the_original(script, good_checkpoints, tmp_path):
+    (tmp_path / "last.pt").write_bytes(good_checkpoints[script.__name__])
+    (tmp_path / "my_gan.py").write_text(Path(script.__file__).read_text())
+    spec = importlib.util.spec_from_file_location("my_gan", tmp_path / "my_gan.py")
+    renamed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(renamed)
+    assert script_call(renamed, "--resume", tmp_path / "last.pt", "--gpu", -1, "--steps", 2)[0] == 0
+    assert state(tmp_path)["step"] == 2
+
+
+def test_the_other_scripts_checkpoint_is_refused(script, good_checkpoints, tmp_path):
+    (other,) = set(SCRIPTS) - {script.__name__}
+    (tmp_path / "last.pt").write_bytes(good_checkpoints[other])
+    data = script.parse_args([]).data
+    for flag in ("--resume", "--sample"):
+        answer = script_call(script, flag, tmp_path / "last.pt", "--data", data, "--gpu", -1)
+        assert refused(script, answer, str(tmp_path / "last.pt"))
+
+
+def test_a_checkpoint_does_not_choose_where_files_are_written(script, good_checkpoints, tmp_path):
+    checkpoint = torch.load(io.BytesIO(good_checkpoints[script.__name__]))
+    elsewhere = str(tmp_path / "elsewhere")
+    checkpoint["args"] |= {"out": elsewhere, "resume": elsewhere, "sample": elsewhere, "gpu": 7}
+    (tmp_path / "run").mkdir()
+    torch.save(checkpoint, tmp_path / "run/last.pt")
+    resume = "--resume", tmp_path / "run/last.pt", "--gpu", -1, "--steps", 2
+    assert script_call(script, *resume)[0] == 0
+    assert script_call(script, "--sample", tmp_path / "run/last.pt", "--gpu", -1)[0] == 0
+    assert state(tmp_path / "run")["step"] == 2 and (tmp_path / "run/samples.npy").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 # ---------------------------------------------------------------- bad data
@@ -831,18 +965,124 @@ def test_bad_data(script, run, tmp_path, damage):
 
 
 @pytest.mark.parametrize("script", ["lsgan_scenes"], indirect=True)
-def test_a_killed_data_worker_is_one_line(script, run, tmp_path, monkeypatch):
+def test_a_killed_data_worker_is_one_line(script, run, tmp_path, monkeypatch, with_workers):
     with monkeypatch.context() as patch:
         at_call(patch, script, "train_step", 3, lambda: multiprocessing.active_children()[0].kill())
-        result = run("--workers", 2, "--steps", 100_000, "--save-every", 2, "--out", tmp_path / "x")
+        result = run(*with_workers, "--steps", 100_000, "--save-every", 2, "--out", tmp_path / "x")
     assert refused(script, result, "DataLoader worker", "; --workers 0 reads without any")
     assert state(tmp_path / "x")["step"] >= 2
 
 
-@pytest.mark.parametrize("script, workers", [("lsgan_scenes", 0), ("lsgan_scenes", 2)], indirect=["script"])
-def test_truncated_pictures_are_replaced(run, tmp_path, workers):
+@pytest.mark.parametrize("in_memory", [2e9, 0])
+@pytest.mark.parametrize("script", ["lsgan_scenes"], indirect=True)
+def test_truncated_pictures_are_replaced(run, tmp_path, monkeypatch, in_memory):
+    monkeypatch.setattr(scenes, "IN_MEMORY", in_memory)
     (tmp_path / "data").mkdir()
     for i in range(6):
         png(tmp_path / f"data/{i}.png", i, cut=300 if i == 3 else 0)
-    flags = "--data", tmp_path / "data", "--batch-size", 3, "--steps", 4, "--workers", workers
+    flags = "--data", tmp_path / "data", "--batch-size", 3, "--steps", 4, "--workers", 2
     assert run(*flags, "--out", tmp_path / "run")[0] == 0
+
+
+@pytest.mark.parametrize("script", ["lsgan_scenes"], indirect=True)
+@pytest.mark.parametrize("limit", ["", "ulimit -n 24; "])
+def test_the_process_ends_after_an_error_in_a_data_worker(script, tmp_path, limit):
+    """The real process: 300 broken pictures in a row, or too few files that it may open at once."""
+    make_photos(tmp_path / "data", range(20))
+    for i in range(301 * (not limit)):
+        (tmp_path / f"data/x{i}.png").write_text("no picture")
+    (tmp_path / "read_by_workers.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "import lsgan_scenes\nlsgan_scenes.IN_MEMORY = 0\nlsgan_scenes.main()\n"
+    )
+    flags = f"--size 16 --width 2 --z-dim 4 --batch-size 4 --gpu -1 --workers 2 --data {tmp_path}/data"
+    command = f"{limit}exec {sys.executable} read_by_workers.py {flags}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=200)
+    assert done.returncode > 0
+    if not limit:
+        result = done.returncode, done.stdout, done.stderr.splitlines()[-1] + "\n"
+        assert refused(script, result, "does not decode", "nor do the 99 after it")
+
+
+# ---------------------------------------------------------------- one run directory, one process
+def test_a_run_directory_belongs_to_one_process(tmp_path):
+    with runs.open_run(tmp_path / "run", None):
+        with pytest.raises(DataError, match="another process is running"):
+            with runs.open_run(tmp_path / "run", None):
+                pass
+    with runs.open_run(tmp_path / "run", None):  # free again, and still empty
+        pass
+
+
+def test_a_run_that_goes_on_is_not_resumed(script, run, tmp_path):
+    output, last = tmp_path / "out.txt", tmp_path / "run/last.pt"
+    flags = "--log-every 1 --save-every 1 --steps 100000 --out".split()
+    process = start(script, *flags, tmp_path / "run", output=output)
+    wait_for("step 3 ", output, process)
+    assert refused(script, run("--resume", last), "another process is running", "run")
+    os.kill(process.pid, signal.SIGTERM)
+    assert finish(process) == [143]
+    steps = state(tmp_path / "run")["step"] + 2
+    assert run("--resume", last, "--steps", steps)[0] == 0
+    rows = [int(row.split(",")[0]) for row in (tmp_path / "run/log.csv").read_text().split()[1:]]
+    assert rows == list(range(1, steps + 1))
+
+
+# ---------------------------------------------------------------- surroundings
+def test_first_row_after_the_first_step(script, run, tmp_path):
+    """A run of the paper's size on a CPU would print nothing for minutes."""
+    code, out, _ = run("--steps", 7, "--log-every", 5, "--out", tmp_path / "run")
+    assert code == 0 and "\nstep 1  d_loss" in out
+    rows = [row.split(",")[0] for row in (tmp_path / "run/log.csv").read_text().split()]
+    assert rows == ["step", "1", "5", "7"]
+
+
+def test_an_error_in_the_code_keeps_its_traceback(script, run, tmp_path, monkeypatch):
+    def typo(*args):
+        open("nope")
+
+    monkeypatch.setattr(script, "train_step", typo)
+    with pytest.raises(FileNotFoundError):
+        run("--steps", 2, "--out", tmp_path / "run")
+
+
+def test_terminal_that_knows_ascii_only(script, tmp_path, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    err = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    script.main([*SCRIPTS[script.__name__].split(), "--steps", "1", "--out", str(tmp_path / "永")])
+    with pytest.raises(SystemExit, match="2"):
+        script.main(["--resume", str(tmp_path / "和.pt")])
+    out.flush()
+    err.flush()
+    assert b"\\u6c38: " in out.buffer.getvalue()
+    assert b"there is no checkpoint" in err.buffer.getvalue() and b"\\u548c.pt" in err.buffer.getvalue()
+    assert state(tmp_path / "永")["step"] == 1
+
+
+def test_names_that_are_not_utf_8(script, run, tmp_path):
+    data = tmp_path / os.fsdecode(b"photos \xff")
+    (data / "永").mkdir(parents=True)
+    for i in range(4):
+        png(data / "永" / f"{i}.png", i)
+    flags = "--data", data, "--batch-size", 3
+    assert run(*flags, "--steps", 1)[0] == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (
+        "photos \\udcff"
+        in json.loads((folder / "args.json").read_text())["data"].encode("ascii", "backslashreplace").decode()
+    )
+    assert run("--resume", folder / "last.pt", "--steps", 2, *flags)[0] == 0
+    assert state(folder)["step"] == 2
+
+
+@shell
+@pytest.mark.parametrize("ending", ["2>&-", ">&-", "| head -1"])
+def test_closed_output_does_not_end_a_run(script, tmp_path, ending):
+    words = [sys.executable, ROOT / f"{script.__name__}.py", *SCRIPTS[script.__name__].split()]
+    flags = f"--steps 5 --log-every 1 --out {tmp_path}/run"
+    command = f"set -o pipefail; {' '.join(map(str, words))} {flags} {ending}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert state(tmp_path / "run")["step"] == 5
