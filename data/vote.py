@@ -185,7 +185,7 @@ def report(found: dict[str, int]) -> str:
 # ---------------------------------------------------------------- command line
 def main(argv: list[str] | None = None) -> None:
     """The command line: exit code 2 and one line for what is wrong."""
-    parser = make_parser("data.vote", __doc__.splitlines()[0])
+    parser = make_parser("data.vote", "A preference study: which of two pictures looks more real?")
     add = parser.add_argument
     add(
         "samples", nargs="*", metavar="SAMPLES", help="two samples.npy, of A and of B, as --sample wrote them"
