@@ -1,143 +1,172 @@
 """How stable is LSGAN? Settings x optimizers x losses x seeds, each judged by a rule: Figure 7, with counts.
 
     python stability_grid.py --quick                                # toy rooms, seven minutes on a CPU
-    python stability_grid.py --data lsun/bedroom --gpu 0            # the paper's settings; --resume goes on
+    python stability_grid.py --data lsun/bedroom --gpu 0            # the paper's settings
+    python stability_grid.py --data lsun/bedroom --gpu 0 --resume   # go on where it stopped
     python stability_grid.py --data cifar10 --size 32 --settings bn --optimizers adam   # ten models' scores
     torchrun --nproc-per-node 2 stability_grid.py --quick --gpu -1  # cells are dealt to the processes
 
-Settings: bn_g has no batch normalization in G, bn_gd in neither network, bn has it in both. Writes table.md,
-figure7.png, results.csv (a row for each setting, optimizer, loss and seed: a cell), and a folder for each.
+A cell is one run: a setting, an optimizer, a loss and a seed. Settings: bn_g has no batch normalization in G,
+bn_gd in neither network, bn has it in both. Writes table.md, figure7.png, results.csv (a row for each cell),
+and a folder for each cell.
 
 Differences from the authors' code: losses are means over the batch; where theirs are sums, RMSProp makes up
-for it. bn_gd with RMSProp: theirs took ls-110, though the paper says ls. Everything random is seeded.
+for it. bn_gd with RMSProp: theirs took ls-110, though the paper says ls. Below 64 pixels the networks have
+three stages, not four. An epoch is a permutation of the data, theirs a shuffle buffer of 10,000 pictures.
 """
 
+import argparse
+import contextlib
 import json
+import math
 import os
 import sys
 import time
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
-from itertools import groupby, product
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # threads that wait soon leave their core to the data workers
+import filelock
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from data import DataError, runs
-from data.images import open_images
-from data.verdict import FEATURES, Judge, finished, folder, write_report
+from data import DataError, make_parser, one_line_errors, runs
+from data.images import Images, decode_all, open_images
+from data.runs import at_least, below_one, multiple_of, not_empty, some_of
+from data.score import compare, features, halves, load_classifier, make_extractor, wilson
 
-SETTINGS = {"bn_g": (False, True), "bn_gd": (False, False), "bn": (True, True)}  # batch norm in G, in D
-LOSSES = {  # --losses: the loss, D's targets a for fake and b for real, G's target c for fake
+IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
+# Independent streams of random numbers
+INIT_G, INIT_D, Z, GRID = range(4)
+ORDER = 1000
+SETTINGS = {  # batch normalization in G, in D
+    "bn_g": (False, True),
+    "bn_gd": (False, False),
+    "bn": (True, True),
+}
+LOSSES = {  # the loss, D's targets a for fake and b for real, G's target c for fake
     "ls": ("ls", 0.0, 1.0, 1.0),  # Eq. 9
     "ls-110": ("ls", -1.0, 1.0, 0.0),  # Eq. 8
-    "sigmoid": ("sigmoid", 0.0, 1.0, 1.0),  # Eq. 1
+    "sigmoid": ("sigmoid", 0.0, 1.0, 1.0),  # Eq. 1, which has no targets
 }
-COLUMNS = "step d_loss g_loss d_real d_fake FID KID IS precision recall diversity".split()
-QUICK = dict(size=32, width=16, z_dim=64, lr=1e-3, batch_size=16, steps=1600, seeds=2, sample_every=400)
+PAPER = {  # section 4.2, judged by eye: with least squares, with the sigmoid loss
+    ("bn_g", "adam"): ("5/10 relatively good", "0/10, severe mode collapse"),
+    ("bn_g", "rmsprop"): ("learns", "learns"),
+    ("bn_gd", "adam"): ("slight mode collapse", "slight mode collapse"),
+    ("bn_gd", "rmsprop"): ("better than sigmoid", "slight mode collapse"),
+}
+QUICK = (
+    "--size 32 --width 16 --z-dim 64 --lr 1e-3 --batch-size 16 --steps 1600 --seeds 2 --sample-every 400"
+).split()
 
 
 # ---------------------------------------------------------------- settings
-def parse_args(argv: list[str] | None = None, saved: dict | None = None) -> Namespace:
-    """Flags -> Namespace. `saved`, a checkpoint's arguments, are the defaults and may not be contradicted."""
-    parser = ArgumentParser(formatter_class=ArgumentDefaultsHelpFormatter, allow_abbrev=False)
-    parser.error = fail
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    """The command line `argv`, by default the program's own; on --resume a checkpoint gives the defaults."""
+    parser = make_parser(
+        Path(__file__).name, "How stable is LSGAN? A grid of runs, judged by a rule (Figure 7)"
+    )
     add = parser.add_argument_group("data").add_argument
     add("--data", default="rooms", help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms")
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
-    add("--limit", type=int, default=0, help="use only so many pictures, spread evenly; 0: all")
-    add("--workers", type=int, default=2, help="processes that read data; 0: read in this one")
+    add("--limit", type=at_least(0), default=0, help="use only so many pictures, spread evenly; 0: all")
+    add("--workers", type=at_least(0), help="processes that read pictures; unset: one a core")
     add = parser.add_argument_group("grid").add_argument
-    add("--settings", default="bn_g,bn_gd", help=f"any of {','.join(SETTINGS)}")
-    add("--optimizers", default="adam,rmsprop", help="any of adam,rmsprop")
-    add("--losses", default="ls,sigmoid", help=f"any of {','.join(LOSSES)}, trained side by side")
-    add("--seeds", type=int, default=10, help="train this many seeds, the first of which is --seed")
-    add("--extractor", choices=FEATURES, help="of the features; unset: classifier if there are labels")
-    add("--quick", action="store_true", help=f"a small grid: {QUICK}")
+    add("--settings", type=some_of(list(SETTINGS)), default="bn_g,bn_gd", help=f"any of {','.join(SETTINGS)}")
+    add("--optimizers", type=some_of(["adam", "rmsprop"]), default="adam,rmsprop", help="any of adam,rmsprop")
+    add("--losses", type=some_of(list(LOSSES)), default="ls,sigmoid", help=f"any of {','.join(LOSSES)}")
+    add("--seeds", type=at_least(1), default=10, help="train this many seeds, the first of which is --seed")
+    add("--extractor", choices=list(FEATURES), help="of the features; unset: classifier if there are labels")
+    add("--quick", action="store_true", default=argparse.SUPPRESS, help=f"short for {' '.join(QUICK)}")
     add = parser.add_argument_group("model").add_argument
-    add("--size", type=int, default=64, help="side of the pictures, a multiple of 16")
-    add("--width", type=int, default=64, help="channels of D's first layer; all others scale with it")
-    add("--z-dim", type=int, default=1024, help="dimension of the noise z")
+    add("--size", type=multiple_of(16), default=64, help="side of the pictures, a multiple of 16")
+    add("--width", type=at_least(1), default=64, help="channels of D's first layer; scales all others")
+    add("--z-dim", type=at_least(1), default=1024, help="dimension of the noise z")
     add = parser.add_argument_group("optimiser").add_argument
     add("--rmsprop", choices=["tf", "torch"], default="tf", help="TensorFlow's RMSProp, or PyTorch's")
-    add("--lr", type=float, default=2e-4, help="learning rate, for G and D")
-    add("--beta1", type=float, default=0.5, help="Adam's first decay rate")
-    add("--batch-size", type=int, default=64, help="pictures a step, whatever the number of processes")
-    add("--steps", type=int, default=20_000, help="steps in all; a larger value extends a finished run")
+    add("--lr", type=at_least(0, float), default=2e-4, help="learning rate, for G and D")
+    add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
+    add("--batch-size", type=at_least(1), default=64, help="pictures a step, of all processes together")
+    add("--steps", type=at_least(1), default=20_000, help="steps in all")
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=int, default=0, help="everything random follows from it")
+    add("--seed", type=at_least(0), default=0, help="everything random follows from it")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
-    add("--out", help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
-    add("--resume", nargs="?", const=True, metavar="FILE", help="go on from the run's last.pt, or FILE")
-    add("--sample-every", type=int, default=1000, help="steps between grids in samples/")
-    if "--quick" in (sys.argv if argv is None else argv):
-        parser.set_defaults(**QUICK)
-    args = parser.parse_args(argv, Namespace(**(saved or {})))
+    add("--tf32", action=argparse.BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
+    add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
+    add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
+    add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
 
-    at_least = dict.fromkeys("limit workers lr beta1 seed".split(), 0)
-    at_least |= dict.fromkeys("size width z_dim batch_size steps seeds sample_every".split(), 1)
-    for name, least in at_least.items():
-        if not getattr(args, name) >= least:
-            fail(f"--{name.replace('_', '-')} must be at least {least}")
-    if args.size % 16:
-        fail(f"--size must be a multiple of 16; {args.size} is not")
-    for name, known in ("settings", SETTINGS), ("optimizers", ("adam", "rmsprop")), ("losses", LOSSES):
-        if not set(getattr(args, name).split(",")) <= set(known):
-            fail(f"--{name} {getattr(args, name)}: each must be one of {', '.join(known)}")
-    for name, value in (saved or {}).items():
-        if getattr(args, name) != value and name not in ("steps", "seeds", "workers", "sample_every"):
-            fail(f"--{name.replace('_', '-')} is {value} in the checkpoint and cannot change")
-    default_out = f"runs/{Path(__file__).stem}-{Path(args.data).name}-{args.losses}-seed{args.seed}"
-    if args.resume is True:
-        args.resume = str(Path(args.out or default_out, "last.pt"))
-    args.out = args.out or (str(Path(args.resume).parent) if args.resume else default_out)
-    if args.resume and Path(args.resume) != Path(args.out, "last.pt"):
-        fail(f"--resume takes a grid's last.pt and goes on in its folder: not {args.resume} in {args.out}")
+    def default_out(args: Namespace) -> str:
+        return f"runs/{Path(__file__).stem}-{Path(args.data).name}-{','.join(args.losses)}-seed{args.seed}"
+
+    words = sys.argv[1:] if argv is None else [str(word) for word in argv]
+    if "--quick" in words:  # in front, so that what else is given wins
+        words = QUICK + [word for word in words if word != "--quick"]
+    args = runs.parse_args(parser, words, default_out)
+    if args.resume and Path(args.resume).resolve() != Path(args.out, "last.pt").resolve():
+        raise DataError(
+            f"--resume goes on in a grid's folder, from its last.pt: not {args.resume} in {args.out}"
+        )
     return args
 
 
-def fail(message: object) -> None:
-    """Ends the program because of bad input: one line, exit code 2."""
-    print(f"{Path(__file__).name}: error: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(2)
-
-
-def pick_device(gpu: int | None) -> torch.device:
-    """--gpu N: that GPU; -1: the CPU; None: GPU 0, under torchrun the local rank's, or else the CPU."""
-    count = torch.cuda.device_count()
-    if gpu is None:
-        gpu = int(os.environ.get("LOCAL_RANK", 0)) if count else -1
-        if not count:
-            print("no GPU found: running on the CPU")
-    elif gpu != -1 and "LOCAL_RANK" in os.environ:
-        fail("under torchrun the local rank chooses the GPU; only --gpu -1 (the CPU) may be given")
-    if gpu == -1:
-        return torch.device("cpu")
-    if not 0 <= gpu < count:
-        found = ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(count)) or "none"
-        fail(f"there is no GPU {gpu}; GPUs found: {found}; --gpu -1 runs on the CPU")
-    torch.cuda.set_device(gpu)
-    return torch.device("cuda", gpu)
-
-
 # ---------------------------------------------------------------- randomness
-INIT_G, INIT_D, Z, GRID = range(4)  # independent streams; runs.load_batches has its own
-
-
-def rng(seed: int, stream: int, step: int) -> np.random.Generator:
+def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    return np.random.default_rng(np.random.SeedSequence([seed, stream, step]))
+    return np.random.default_rng([seed, stream, step, 1])
+
+
+def torch_rng(seed: int, stream: int, step: int = 0) -> torch.Generator:
+    """The same for PyTorch."""
+    return torch.Generator().manual_seed(int(rng(seed, stream, step).integers(2**32)))
 
 
 def noise(n: int, z_dim: int, seed: int, stream: int, step: int) -> Tensor:
     """z [n, z_dim], uniform(-1, 1); drawn on the CPU, so the same on every device."""
     return torch.from_numpy(rng(seed, stream, step).random((n, z_dim), dtype=np.float32) * 2 - 1)
+
+
+# ---------------------------------------------------------------- data
+def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) -> Iterator[Tensor]:
+    """Indices of the batches of steps start + 1, start + 2, ..., without end; this process's share of each.
+
+    Every epoch is a new permutation of the n pictures, a function of (seed, epoch), and drops its last
+    partial batch. So the batch of a step does not depend on where training started.
+    """
+    per_epoch = n // batch_size
+    epoch, position = divmod(start, per_epoch)
+    while True:
+        order = torch.from_numpy(rng(seed, ORDER, epoch).permutation(n))
+        for i in range(position, per_epoch):
+            yield order[i * batch_size : (i + 1) * batch_size][share]
+        epoch, position = epoch + 1, 0
+
+
+def load_batches(pictures: Tensor | Images, order: Iterator[Tensor], device, workers: int | None = None):
+    """Yields batches, uint8 [B, size, size, 3] on the device: indexed there, or read by worker processes."""
+    if isinstance(pictures, Tensor):
+        for indices in order:
+            yield pictures[runs.to_device(indices, device)]
+        return
+    loader = DataLoader(
+        pictures,
+        sampler=order,
+        batch_size=None,  # one item of the sampler is a whole batch
+        num_workers=min(os.cpu_count(), 16) if workers is None else workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=runs.leave_process_group,
+        generator=torch.Generator(),  # or the loader would draw from the global one
+    )
+    for batch in loader:
+        yield batch.to(device, non_blocking=True)
 
 
 # ---------------------------------------------------------------- networks
@@ -146,12 +175,19 @@ class Generator(nn.Sequential):
 
     def __init__(self, size: int = 64, width: int = 64, z_dim: int = 1024, bn: bool = False):
         stages = 4 if size >= 64 else 3
-        widths, s = [width * 2**i for i in reversed(range(stages))] + [3], size >> stages
-        layers = [nn.Linear(z_dim, widths[0] * s * s), nn.Unflatten(1, (widths[0], s, s))]  # 512 x 4 x 4
-        for c_in, c_out in zip(widths, widths[1:]):  # 256 x 8 x 8, 128 x 16 x 16, 64 x 32 x 32, 3 x 64 x 64
-            norm = [nn.BatchNorm2d(c_in)] if bn else []
-            deconv = nn.ConvTranspose2d(c_in, c_out, 5, stride=2, padding=2, output_padding=1)
-            layers += [*norm, nn.ReLU(inplace=True), deconv]
+        channels = [width * 2**i for i in reversed(range(stages))] + [3]  # 512, 256, 128, 64, 3
+        side = size // 2**stages
+        layers = [
+            nn.Linear(z_dim, channels[0] * side * side),
+            nn.Unflatten(1, (channels[0], side, side)),  # 512 x 4 x 4
+        ]
+        for c_in, c_out in zip(
+            channels, channels[1:]
+        ):  # 256 x 8 x 8, 128 x 16 x 16, 64 x 32 x 32, 3 x 64 x 64
+            if bn:
+                layers.append(nn.BatchNorm2d(c_in))
+            layers.append(nn.ReLU(inplace=True))
+            layers.append(nn.ConvTranspose2d(c_in, c_out, 5, stride=2, padding=2, output_padding=1))
         super().__init__(*layers, nn.Tanh())
 
 
@@ -160,23 +196,31 @@ class Discriminator(nn.Sequential):
 
     def __init__(self, size: int = 64, width: int = 64, bn: bool = True):
         stages = 4 if size >= 64 else 3
-        widths, s, layers = [3] + [width * 2**i for i in range(stages)], size >> stages, []
-        for c_in, c_out in zip(widths, widths[1:]):  # 64 x 32 x 32, 128 x 16 x 16, 256 x 8 x 8, 512 x 4 x 4
-            norm = [nn.BatchNorm2d(c_out)] if bn and layers else []  # never in the first layer
-            conv = nn.Conv2d(c_in, c_out, 5, stride=2, padding=2)
-            layers += [conv, *norm, nn.LeakyReLU(0.2, inplace=True)]
-        linear = nn.Linear(c_out * s * s, 1)  # no sigmoid: least squares regresses onto a and b
-        super().__init__(*layers, nn.Flatten(), linear, nn.Flatten(0))
+        channels = [3] + [width * 2**i for i in range(stages)]  # 3, 64, 128, 256, 512
+        side = size // 2**stages
+        layers = []
+        for c_in, c_out in zip(
+            channels, channels[1:]
+        ):  # 64 x 32 x 32, 128 x 16 x 16, 256 x 8 x 8, 512 x 4 x 4
+            layers.append(nn.Conv2d(c_in, c_out, 5, stride=2, padding=2))
+            if bn and len(layers) > 1:  # not after the first convolution
+                layers.append(nn.BatchNorm2d(c_out))
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+        super().__init__(
+            *layers,
+            nn.Flatten(),
+            nn.Linear(channels[-1] * side * side, 1),  # no sigmoid: least squares regresses onto a and b
+            nn.Flatten(0),
+        )
 
 
-def init_weights(net: nn.Module, generator: np.random.Generator) -> None:
+def init_weights(net: nn.Module, generator: torch.Generator) -> None:
     """Weights N(0, 0.02), a convolution's cut at two sigma; biases 0. Authors' code: ops.py."""
-    torch_generator = torch.Generator().manual_seed(int(generator.integers(2**32)))
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=torch_generator)
+            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=generator)
         elif isinstance(module, (nn.ConvTranspose2d, nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02, generator=torch_generator)
+            nn.init.normal_(module.weight, std=0.02, generator=generator)
         if getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)
 
@@ -191,37 +235,54 @@ def discriminator_loss(d_real: Tensor, d_fake: Tensor, loss="ls", a=0.0, b=1.0) 
 
 def generator_loss(d_fake: Tensor, loss="ls", c=1.0) -> Tensor:
     """What G minimises. ls: the second line of Eq. 2. sigmoid: the non-saturating -log sigmoid(D(G(z)))."""
-    return 0.5 * (d_fake - c).square().mean() if loss == "ls" else F.softplus(-d_fake).mean()
+    if loss == "ls":
+        return 0.5 * (d_fake - c).square().mean()
+    return F.softplus(-d_fake).mean()
+
+
+# ---------------------------------------------------------------- optimisers
+class TFRMSprop(torch.optim.Optimizer):
+    """RMSProp by TensorFlow's rule: ms <- 0.9 ms + 0.1 g**2, then p <- p - lr g / sqrt(ms + 1e-10).
+
+    ms starts at 1, so that about 100 steps are small ones; PyTorch's starts at 0 and has epsilon outside the
+    root. So the size of gradients matters, and g is `scale` times the gradient: the batch size, where the
+    authors sum a loss that we average over the batch.
+    """
+
+    def __init__(self, params, lr: float = 2e-4, decay: float = 0.9, eps: float = 1e-10, scale: float = 1.0):
+        super().__init__(params, dict(lr=lr, decay=decay, eps=eps, scale=scale))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if "mean_square" not in self.state[p]:
+                    self.state[p]["mean_square"] = torch.ones_like(p)
+                mean_square = self.state[p]["mean_square"]
+                grad = group["scale"] * p.grad
+                mean_square.mul_(group["decay"]).addcmul_(grad, grad, value=1 - group["decay"])
+                p.addcdiv_(grad, (mean_square + group["eps"]).sqrt(), value=-group["lr"])
+
+
+def make_optimizer(params, name="adam", lr=2e-4, beta1=0.5, rmsprop="tf", scale=1.0) -> torch.optim.Optimizer:
+    """Adam, or RMSProp by TensorFlow's rule (for scale see TFRMSprop) or by PyTorch's."""
+    if name == "adam":
+        return torch.optim.Adam(params, lr, betas=(beta1, 0.999), fused=True)
+    if rmsprop == "tf":
+        return TFRMSprop(params, lr, scale=scale)
+    return torch.optim.RMSprop(params, lr)
 
 
 # ---------------------------------------------------------------- training step
-def make_optimizer(params, name="adam", lr=2e-4, beta1=0.5, rmsprop="tf", scale=1) -> torch.optim.Optimizer:
-    """Adam, or RMSProp: PyTorch's, or TensorFlow's as if gradients were `scale` times as large.
-
-    TensorFlow's mean square starts at 1, so that 100 steps are small, and its epsilon of 1e-10 is inside the
-    root. So the size of gradients matters: where the authors sum what we average, scale is the batch size.
-    """
-    params, epsilon = list(params), 1e-10 / scale**2
-    if name == "adam":
-        return torch.optim.Adam(params, lr, betas=(beta1, 0.999), fused=True)
-    if rmsprop == "torch":
-        return torch.optim.RMSprop(params, lr, foreach=True)
-    optimizer = torch.optim.RMSprop(params, lr, alpha=0.9, eps=0, foreach=True)
-    for p in params:  # square_avg is TensorFlow's mean square plus epsilon, over scale**2
-        start = torch.full_like(p, scale**-2 + epsilon)
-        optimizer.state[p] = {"step": torch.tensor(0.0), "square_avg": start}
-
-    def keep_epsilon(*_):  # a step is about to multiply it by 0.9
-        torch._foreach_add_([state["square_avg"] for state in optimizer.state.values()], epsilon / 9)
-
-    optimizer.register_step_pre_hook(keep_epsilon)
-    return optimizer
-
-
 def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0) -> Tensor:
-    """Updates D, then G with the same z. Returns d_loss, g_loss, mean D(x), mean D(G(z)), on the device."""
+    """Updates D, then G with the same z. Returns d_loss, g_loss, mean D(x), mean D(G(z)), on the device.
+
+    real: [B, 3, size, size] in [-1, 1]. z: [B, z_dim]. For the sigmoid loss the two means are those of
+    sigmoid(D).
+    """
     fake = G(z)  # for both updates: G does not change in between
-    d_real, d_fake = D(real), D(fake.detach())  # each its own BN statistics
+    d_real = D(real)  # real and fake pictures apart: each has its own BN statistics
+    d_fake = D(fake.detach())
     d_loss = discriminator_loss(d_real, d_fake, loss, a, b)
     opt_d.zero_grad()
     d_loss.backward()
@@ -233,6 +294,7 @@ def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0) -> T
     g_loss.backward()
     opt_g.step()
     D.requires_grad_(True)
+
     if loss == "sigmoid":
         d_real, d_fake = d_real.sigmoid(), d_fake.sigmoid()
     return torch.stack([d_loss, g_loss, d_real.mean(), d_fake.mean()]).detach()
@@ -242,9 +304,10 @@ def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0) -> T
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor) -> Tensor:
     """uint8 pictures [n, H, W, channels], in eval mode: none depends on the others of its batch."""
+    was_training = G.training
     G.eval()
-    images = G(z)
-    G.train()
+    images = G.forward(z)  # not G(z), which --compile has replaced
+    G.train(was_training)
     return ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
 
 
@@ -254,146 +317,460 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
         save_image(pictures.permute(0, 3, 1, 2) / 255, file, format="png", nrow=columns, pad_value=1)
 
 
-# ---------------------------------------------------------------- checkpoint
-def save_checkpoint(path: Path, objects: dict, **values) -> None:
-    """Writes the states of `objects` (networks and optimisers) and plain values, in one dict."""
-    states = {name: item.state_dict() for name, item in objects.items()}
-    with runs.write_file(path) as file:
-        torch.save({"script": Path(__file__).stem, **values, **states}, file)
+# ---------------------------------------------------------------- the rule
+VERDICTS = ("learned", "degraded", "collapsed", "diverged")
+RULE = (
+    "Height is the logarithm of a cell's FID, on a scale from 0 for other real pictures to 1 for an untrained"
+    " generator. Below 0.3 a cell has learned, below 0.6 it is degraded; above, or if anything is not finite,"
+    " it has diverged (noise lies at 0.65 or higher). Below 0.95 it has collapsed instead if its diversity is"
+    " below 0.5: its pictures differ, root mean square, less than half as much as real ones."
+)
+FEATURES = {"random": 64, "classifier": 128, "inception": 2048}  # how many an extractor of data.score makes
 
 
-def load_checkpoint(path: Path | str, objects: dict) -> dict:
-    """Reads what save_checkpoint wrote, never running code from it, and gives `objects` their states."""
-    if not Path(path).exists():
-        fail(f"there is no checkpoint {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        for name, item in objects.items():
-            item.load_state_dict(checkpoint[name])
-        if checkpoint["script"] == Path(__file__).stem:
-            return {"args": dict(checkpoint["args"]), "step": checkpoint["step"], "log": checkpoint["log"]}
-    except Exception:  # a damaged file fails in any way it likes
-        pass
-    fail(f"{path} is damaged, or not a checkpoint of {Path(__file__).name}")
+def verdict(fid: float, diversity: float, real: float, untrained: float) -> str:
+    """RULE. real and untrained: the FID of other real pictures, and of an untrained generator's."""
+    height = math.log(max(fid, 1e-9) / real) / math.log(untrained / real)
+    if height < 0.95 and diversity < 0.5:
+        return "collapsed"
+    if height < 0.3:
+        return "learned"
+    if height < 0.6:
+        return "degraded"
+    return "diverged"  # nan, too, is not below anything
 
 
-# ---------------------------------------------------------------- train
-def start_cell(cell: tuple, args: Namespace, device: torch.device) -> Namespace:
-    """A cell at its beginning, or as its checkpoint has it: networks and optimisers, step, log."""
-    setting, optimizer, loss, seed = cell
-    bn_g, bn_d = SETTINGS[setting]
-    G, D = Generator(args.size, args.width, args.z_dim, bn_g), Discriminator(args.size, args.width, bn_d)
-    run = Namespace(state={"G": G, "D": D}, step=0, log=[",".join(COLUMNS) + "\n"])
-    scale = 1 if loss == "sigmoid" else args.batch_size  # the authors average this loss and sum the other
-    for name, net, stream in ("opt_g", G, INIT_G), ("opt_d", D, INIT_D):
-        init_weights(net, rng(seed, stream, 0))
-        for module in net.modules():
-            if isinstance(module, nn.BatchNorm2d):  # as the authors do here, but not for scenes
-                gamma = rng(seed, stream, module.num_features).normal(1, 0.02, module.num_features)
-                module.weight.data = torch.from_numpy(gamma).float()
-        params = net.to(device, memory_format=torch.channels_last).parameters()
-        run.state[name] = make_optimizer(params, optimizer, args.lr, args.beta1, args.rmsprop, scale)
-    if (path := folder(args.out, cell) / "cell.pt").exists():
-        checkpoint = load_checkpoint(path, run.state)
-        run.step, run.log = checkpoint["step"], checkpoint["log"]
+class Judge:
+    """Compares pictures of a cell with as many real ones, and says what became of it.
+
+    n: how many. real: the FID of other real pictures. untrained: that of an untrained generator, for the
+    caller to measure and set.
+    """
+
+    def __init__(
+        self,
+        pictures: Tensor | Images,
+        labels: np.ndarray | None,
+        kind: str | None,
+        device: torch.device,
+    ):
+        """kind: of extractor, a name in FEATURES; None: classifier if the data have labels, else random.
+
+        Raises DataError for fewer than 8 real pictures a feature.
+        """
+        if kind is None:
+            kind = "random" if labels is None or not labels.any() else "classifier"
+        least = 8 * FEATURES[kind]
+        if len(pictures) < least:
+            raise DataError(
+                f"the data are {len(pictures):,} pictures;"
+                f" to judge cells by {FEATURES[kind]:,} {kind} features takes {least:,}"
+            )
+        if kind == "classifier":
+            self.extractor = load_classifier(*halves(pictures, labels), device)
+        else:
+            self.extractor = make_extractor(kind, pictures[[0]].shape[1])
+        self.device = device
+        self.n = max(4 * FEATURES[kind], min(len(pictures) // 2, 512))  # for FID: 4 pictures a feature
+        some = np.linspace(0, len(pictures) - 1, 2 * self.n).astype(int)  # n to compare with, n others
+        self.features = features(Subset(pictures, some[::2]), self.extractor, device)
+        self.real = max(self.measure(Subset(pictures, some[1::2]))["FID"], 1e-9)
+        self.untrained = math.nan
+
+    def measure(self, pictures: Tensor | Subset) -> dict[str, float]:
+        """What data.score.compare says of n pictures, uint8 [n, size, size, 3]."""
+        return compare(features(pictures, self.extractor, self.device), self.features, self.extractor.head)
+
+    def verdict(self, log: np.ndarray) -> str:
+        """What became of a cell, by the last row of its log."""
+        return verdict(log["FID"][-1], log["diversity"][-1], self.real, self.untrained)
+
+    def describe(self) -> str:
+        """What all verdicts rest on."""
+        return (
+            f"{self.n:,} pictures a cell against as many real ones, by {self.extractor.title}."
+            f" FID: other real pictures {self.real:.3g}, an untrained generator {self.untrained:.3g}. {RULE}"
+        )
+
+
+# ---------------------------------------------------------------- cells
+COLUMNS = (
+    *("step", "d_loss", "g_loss", "d_real", "d_fake"),
+    *("FID", "KID", "IS", "precision", "recall", "diversity"),
+)
+
+
+class Cell(NamedTuple):
+    setting: str
+    optimizer: str
+    loss: str
+    seed: int
+
+
+@dataclass
+class Run:
+    """A cell in training. rows: the lines of its log.csv, the header first."""
+
+    cell: Cell
+    folder: Path
+    state: dict  # G, D, opt_g, opt_d
+    step: int
+    rows: list[str]
+    losses: Tensor | None = None  # of the last step
+
+
+def folder(out: Path | str, cell: Cell) -> Path:
+    """Where the files of a cell are."""
+    return Path(out, "{}-{}-{}-seed{}".format(*cell))
+
+
+def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
+    """A cell at its beginning or, if it has a checkpoint, where that was saved."""
+    bn_g, bn_d = SETTINGS[cell.setting]
+    with torch.random.fork_rng(devices=[]):  # new layers draw weights from the global generator
+        G = Generator(args.size, args.width, args.z_dim, bn_g)
+        D = Discriminator(args.size, args.width, bn_d)
+    state = {"G": G, "D": D}
+    scale = (
+        1 if cell.loss == "sigmoid" else args.batch_size
+    )  # the authors average this loss, and sum the other
+    for net, stream, name in ((G, INIT_G, "opt_g"), (D, INIT_D, "opt_d")):
+        init_weights(net, torch_rng(cell.seed, stream))
+        init_gamma(net, cell.seed, stream)
+        net.to(device, memory_format=torch.channels_last)
+        state[name] = make_optimizer(
+            net.parameters(), cell.optimizer, args.lr, args.beta1, args.rmsprop, scale
+        )
+    run = Run(cell, folder(args.out, cell), state, 0, [",".join(COLUMNS) + "\n"])
+    path = run.folder / "last.pt"
+    if path.exists():
+        checkpoint = runs.load_checkpoint(path, state)
+        run.step, run.rows = checkpoint["step"], checkpoint["log"]
         if run.step > args.steps:
-            fail(f"--steps {args.steps} lies behind step {run.step} of {path}")
+            raise DataError(f"--steps {args.steps} lies behind step {run.step} of {path}")
+        write_log(run)  # a kill may have come between checkpoint and log
     return run
 
 
-def train_cells(cells: list[tuple], args: Namespace, dataset, judge: Judge, device, stop: list[int]) -> None:
-    """Trains cells of one seed side by side, as they share pictures and z, until `stop` holds a signal."""
-    live = {cell: start_cell(cell, args, device) for cell in cells}
-    seed, first = cells[0][-1], min(run.step for run in live.values())
-    z_grid = noise(judge.n, args.z_dim, seed, GRID, 0).to(device)
-    loader = runs.load_batches(dataset, args.batch_size, seed, first, args.steps, workers=args.workers)
-    bar = tqdm(loader, f"seed {seed}", args.steps, initial=first, unit=" steps", disable=None)
-    for step, pictures in enumerate(bar, first + 1):
-        real = pictures.to(device, non_blocking=True).permute(0, 3, 1, 2) / 127.5 - 1  # channels_last
-        z = noise(args.batch_size, args.z_dim, seed, Z, step).to(device, non_blocking=True)
-        due = {cell: run for cell, run in live.items() if run.step < step}  # all, but after a kill amid saves
-        for cell, run in due.items():
-            run.losses = train_step(*run.state.values(), real, z, *LOSSES[cell[2]])
+def draw_untrained(n: int, args: Namespace) -> Tensor:
+    """n pictures of a generator that has not been trained, uint8 [n, size, size, 3]."""
+    with torch.random.fork_rng(devices=[]):
+        G = Generator(args.size, args.width, args.z_dim)
+    init_weights(G, torch_rng(args.seed, INIT_G))
+    return generate(G, noise(n, args.z_dim, args.seed, GRID, 0))
+
+
+def init_gamma(net: nn.Module, seed: int, stream: int) -> None:
+    """Batch normalization's gamma N(1, 0.02), as the authors have it here, but not for scenes."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            gamma = rng(seed, stream, module.num_features).normal(1, 0.02, module.num_features)
+            module.weight.data.copy_(torch.from_numpy(gamma))
+
+
+def is_finite(run: Run) -> bool:
+    """Whether the last losses and all weights are finite. Waits for the device."""
+    parameters = [*run.state["G"].parameters(), *run.state["D"].parameters()]
+    return bool(torch.nn.utils.get_total_norm([run.losses, *parameters]).isfinite())
+
+
+def save_cell(run: Run, args: Namespace) -> None:
+    runs.save_checkpoint(
+        run.folder / "last.pt", run.state, args=runs.saved_args(args), step=run.step, log=run.rows
+    )
+
+
+def write_log(run: Run) -> None:
+    with runs.write_file(run.folder / "log.csv") as file:
+        file.write("".join(run.rows).encode())
+
+
+def add_row(run: Run, measured: dict[str, float]) -> None:
+    """Adds what was measured at this step to the log and shows it; what is missing there is nan."""
+    row = dict(zip(COLUMNS, [run.step, *run.losses.tolist()])) | measured
+    values = [row.get(name, math.nan) for name in COLUMNS]
+    run.rows.append(",".join(f"{value:.7g}" for value in values) + "\n")
+    shown = [f"{name} {value:.4g}" for name, value in zip(COLUMNS, values)]
+    tqdm.write("  ".join([run.folder.name, *shown]))
+
+
+def train_cells(
+    cells: list[Cell], args: Namespace, pictures: Tensor | Images, judge: Judge, device, caught: list[int]
+) -> None:
+    """Trains cells of one seed side by side, as they share pictures and z, until `caught` holds a signal."""
+    live = [start_cell(cell, args, device) for cell in cells]
+    seed = cells[0].seed
+    start = min(run.step for run in live)
+    order = batch_order(len(pictures), args.batch_size, seed, start, slice(None))
+    batches = load_batches(pictures, order, device, args.workers)
+    grid_z = noise(judge.n, args.z_dim, seed, GRID, 0).to(device)
+    steps = range(start + 1, args.steps + 1)
+    bar = tqdm(steps, f"seed {seed}", args.steps, initial=start, unit=" steps", disable=None)
+
+    for step, batch in zip(bar, batches):
+        real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last
+        z = runs.to_device(noise(args.batch_size, args.z_dim, seed, Z, step), device)
+        behind = [run for run in live if run.step < step]  # all, but after a kill while cells were saved
+        for run in behind:
+            G, D, opt_g, opt_d = (run.state[name] for name in ("G", "D", "opt_g", "opt_d"))
+            loss, a, b, c = LOSSES[run.cell.loss]
+            run.losses = train_step(G, D, opt_g, opt_d, real, z, loss, a, b, c)
             run.step = step
-        draws = step % args.sample_every == 0 or step == args.steps
-        for cell, run in due.items() if draws or stop else ():  # nothing up to here waits for the device
-            G, D, path = run.state["G"], run.state["D"], folder(args.out, cell)
-            norm = torch.nn.utils.get_total_norm([*G.parameters(), *D.parameters()])
-            good = bool((run.losses.sum() + norm).isfinite())
-            (path / "samples").mkdir(parents=True, exist_ok=True)
-            row = dict.fromkeys(COLUMNS, np.nan) | dict(zip(COLUMNS, [step, *run.losses.tolist()]))
-            if draws and good:
-                fakes = generate(G, z_grid)
-                save_grid(fakes[:64], path / f"samples/step_{step:08}.png")
-                row |= judge.measure(fakes)
-            if draws or not good:
-                run.log.append(",".join(f"{row[name]:.7g}" for name in COLUMNS) + "\n")
-                tqdm.write("  ".join([path.name, *(f"{name} {row[name]:.4g}" for name in COLUMNS)]))
-                with runs.write_file(path / "log.csv") as file:
-                    file.write("".join(run.log).encode())
-            if good:
-                save_checkpoint(path / "cell.pt", run.state, args=vars(args), step=step, log=run.log)
-            else:
-                del live[cell]  # diverged; the last good checkpoint stays
-        if stop or not live:
+        # Up to here nothing waits for the device.
+
+        if due(step, args.sample_every, args.steps):
+            for run in behind:
+                if is_finite(run):
+                    fakes = generate(run.state["G"], grid_z)
+                    save_grid(fakes[:64], run.folder / "samples" / f"step_{step:08}.png")
+                    add_row(run, judge.measure(fakes))
+                    save_cell(run, args)
+                else:  # diverged: the last good checkpoint stays
+                    add_row(run, {})
+                    live.remove(run)
+                write_log(run)
+
+        if caught:
+            for run in behind:
+                if is_finite(run):
+                    save_cell(run, args)
+        if caught or not live:
             return
 
 
+# ---------------------------------------------------------------- report
+def finished(out: Path, cells: list[Cell], steps: int) -> dict[Cell, np.ndarray]:
+    """The logs of those cells that have made all steps or diverged: arrays with a field for each column."""
+    logs = {}
+    for cell in cells:
+        path = folder(out, cell) / "log.csv"
+        if path.exists():
+            log = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
+            if log["step"][-1] >= steps or np.isnan(log["FID"][-1]):
+                logs[cell] = log
+    return logs
+
+
+def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
+    """Markdown: a line for each setting, optimizer and loss, with how many seeds got which verdict."""
+    scores = ["FID"]
+    if not all(np.isnan(log["IS"][-1]) for log in logs.values()):
+        scores.append("IS")
+    lines = [["cell", *VERDICTS, *scores, "the paper"]]
+    lines.append(["---"] * len(lines[0]))
+    for setting, optimizer, loss in dict.fromkeys(cell[:3] for cell in logs):
+        seeds = [cell for cell in logs if cell[:3] == (setting, optimizer, loss)]
+        found = [verdicts[cell] for cell in seeds]
+        counts = [str(found.count(word)) for word in VERDICTS]
+        low, high = wilson(found.count("learned"), len(found))
+        counts[0] = f"{counts[0]}/{len(found)} ({low:.0%} to {high:.0%})"
+        means = [mean_and_deviation([logs[cell][name][-1] for cell in seeds]) for name in scores]
+        with_ls, with_sigmoid = PAPER.get((setting, optimizer), ("", ""))
+        claim = with_sigmoid if loss == "sigmoid" else with_ls
+        lines.append([f"{setting} {optimizer} {loss}", *counts, *means, claim])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def mean_and_deviation(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.3g}"
+    return f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.2g}"
+
+
+def write_report(out: Path, cells: list[Cell], steps: int, judge: Judge, about: str) -> str:
+    """Writes results.csv, table.md and figure7.png about the cells that are finished; returns the table."""
+    with filelock.FileLock(out / ".report.lock"):  # one process after another
+        logs = finished(out, cells, steps)
+        if not logs:
+            return "no cell is finished yet"
+        verdicts = {cell: judge.verdict(log) for cell, log in logs.items()}
+        table = make_table(logs, verdicts)
+        text = f"{about}\n\n{judge.describe()}\n\n{table}"
+        with runs.write_file(out / "table.md") as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+        with runs.write_file(out / "results.csv") as file:
+            file.write(make_results(logs, verdicts).encode())
+        draw_figure7(out, logs, verdicts)
+    return table
+
+
+def make_results(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
+    """CSV: a row for each cell, with its verdict and the last row of its log."""
+    columns = next(iter(logs.values())).dtype.names
+    rows = [[*Cell._fields, "verdict", *columns]]
+    for cell, log in logs.items():
+        rows.append([*cell, verdicts[cell], *log[-1].item()])
+    return "".join(",".join(map(str, row)) + "\n" for row in rows)
+
+
+def draw_figure7(out: Path, logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> None:
+    """A row for each setting and optimizer: each loss's best and worst seed, then FID and diversity."""
+    from matplotlib.figure import Figure  # slow to import
+
+    rows = list(dict.fromkeys((cell.setting, cell.optimizer) for cell in logs))
+    losses = list(dict.fromkeys(cell.loss for cell in logs))
+    figure = Figure(figsize=(5 * len(losses) + 5, 2.7 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), 2 * len(losses) + 2, squeeze=False)
+    for row, axes in zip(rows, panels):
+        for i, loss in enumerate(losses):
+            seeds = [cell for cell in logs if cell[:3] == (*row, loss)]
+            seeds.sort(key=lambda cell: np.nan_to_num(logs[cell]["FID"][-1], nan=np.inf))
+            best, worst = axes[2 * i], axes[2 * i + 1]
+            best.axis("off")
+            worst.axis("off")
+            if seeds:
+                show_samples(best, out, seeds[0], verdicts)
+            if len(seeds) > 1:
+                show_samples(worst, out, seeds[-1], verdicts)
+            draw_curves(axes[-2], "FID", logs, seeds, f"C{i}")
+            draw_curves(axes[-1], "diversity", logs, seeds, f"C{i}")
+        axes[-2].set(yscale="log", xlabel="step")
+        axes[-1].set(xlabel="step")
+        axes[-2].set_title(f"{' '.join(row)}: FID", fontsize=8)
+        axes[-1].set_title(f"{' '.join(row)}: diversity", fontsize=8)
+        axes[-2].legend()
+        axes[-1].legend()
+    with runs.write_file(out / "figure7.png") as file:
+        figure.savefig(file, format="png")
+
+
+def show_samples(axes, out: Path, cell: Cell, verdicts: dict[Cell, str]) -> None:
+    """A quarter of the last grid of a cell, with its verdict."""
+    paths = sorted(folder(out, cell).glob("samples/*.png"))
+    if paths:
+        with Image.open(paths[-1]) as grid:
+            axes.imshow(grid.crop((0, 0, grid.width // 2, grid.width // 2)))
+    axes.set_title(
+        f"{cell.setting} {cell.optimizer} {cell.loss}\nseed {cell.seed}: {verdicts[cell]}", fontsize=8
+    )
+
+
+def draw_curves(axes, name: str, logs: dict[Cell, np.ndarray], seeds: list[Cell], color: str) -> None:
+    """A column of the logs over steps, a line for each seed of one loss."""
+    for i, cell in enumerate(seeds):
+        axes.plot(logs[cell]["step"], logs[cell][name], color, label=None if i else cell.loss)
+
+
+# ---------------------------------------------------------------- train
+def due(step: int, every: int, last: int) -> bool:
+    """Whether what is done every so many steps, and after the last one, is to be done now; every 0: never."""
+    return every > 0 and (step % every == 0 or step == last)
+
+
+def open_data(args: Namespace, device: torch.device) -> tuple[Tensor | Images, Images]:
+    """The pictures, on the device if they fit there, else to be read by workers; and where they are from."""
+    images = open_images(args.data, args.size, args.fit, args.limit or None)
+    if args.batch_size > len(images):
+        raise DataError(f"--batch-size {args.batch_size} is larger than the data: {len(images)} pictures")
+    if images.nbytes <= IN_MEMORY:
+        return decode_all(images).to(device), images
+    return images, images
+
+
+def list_cells(args: Namespace) -> list[Cell]:
+    """All cells of the grid, seed after seed."""
+    cells = []
+    for seed in range(args.seed, args.seed + args.seeds):
+        for setting in args.settings:
+            for optimizer in args.optimizers:
+                for loss in args.losses:
+                    cells.append(Cell(setting, optimizer, loss, seed))
+    return cells
+
+
+@contextlib.contextmanager
+def open_cells(out: Path, cells: list[Cell], resume: bool) -> Iterator[None]:
+    """Makes the folders of these cells, and keeps other processes out of them."""
+    with contextlib.ExitStack() as locks:
+        for cell in cells:
+            path = folder(out, cell)
+            locks.enter_context(runs.open_run(path, str(path / "last.pt") if resume else None))
+            (path / "samples").mkdir(exist_ok=True)
+        yield
+
+
+def args_text(args: Namespace) -> bytes:
+    text = json.dumps(runs.saved_args(args), indent=1, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace")  # a path may hold bytes that are not UTF-8
+
+
+def check_resume(args: Namespace, data: str) -> None:
+    """Raises DataError if --resume does not name a grid's checkpoint. Says if the data have changed."""
+    checkpoint = runs.load_checkpoint(args.resume)
+    if "settings" not in checkpoint["args"] or "G" in checkpoint:
+        raise DataError(f"{args.resume} is not the last.pt of a grid")
+    if checkpoint.get("data") not in (None, data):
+        print(f"the data of {args.data} are not those of the steps before: they have changed")
+
+
+def wait_for_rank_0(out: Path, args: Namespace, seconds: float = 600) -> None:
+    """Until rank 0 has opened the run directory for these arguments. Raises DataError if it does not."""
+    path = out / "args.json"
+    deadline = time.monotonic() + seconds
+    while not path.exists() or path.read_bytes() != args_text(args):
+        if time.monotonic() > deadline:
+            raise DataError(f"rank 0 has not opened {out} in {seconds} seconds")
+        time.sleep(0.2)
+
+
 def train(args: Namespace) -> None:
-    """Trains as `args` says and fills the run directory args.out. Raises DataError for unreadable data."""
-    device = pick_device(args.gpu)
-    rank, world = runs.join_processes(device)
-    torch.backends.cudnn.deterministic = True  # a resumed run equals an uninterrupted one
-    dataset = open_images(args.data, args.size, args.fit, args.limit or None)
-    if args.batch_size > len(dataset):
-        fail(f"--batch-size {args.batch_size} is larger than the data: {len(dataset)} pictures")
-    if rank > 0:
-        dist.barrier()  # rank 0 comes first: it trains the classifier and makes the run directory
-    judge = Judge(dataset, args.data, args.extractor, device)
-    init_weights(G := Generator(args.size, args.width, args.z_dim), rng(args.seed, INIT_G, 0))
-    judge.untrained = judge.measure(generate(G, noise(judge.n, args.z_dim, args.seed, GRID, 0)))["FID"]
-    out, kept = Path(args.out), {k: v for k, v in vars(args).items() if k not in ("gpu", "out", "resume")}
-    about = f"{len(dataset):,} pictures on {device} with torch {torch.__version__}: {kept}"
-    if rank == 0:
-        runs.start_run(out, args.resume)
-        save_checkpoint(out / "last.pt", {}, args=kept, step=0, log=[])
-        (out / "args.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False), "utf-8")
-        print(f"{out}: {about}\n{judge.describe()}")
-    if rank == 0 and world > 1:
-        dist.barrier()
-    keys = list(product(*(names.split(",") for names in (args.settings, args.optimizers, args.losses))))
-    cells = [(*key, args.seed + i) for i, key in product(range(args.seeds), keys)]
-    todo = [cell for cell in cells[rank::world] if not finished(out, [cell], args.steps)]
-    with runs.catch_signals() as stop:
-        for _, mine in groupby(todo, key=lambda cell: cell[-1]):
-            train_cells(list(mine), args, dataset, judge, device, stop)
-            if rank == 0:
-                write_report(out, cells, args.steps, judge, about)
-            if stop:
-                break
-        while rank == 0 and world > 1 and not stop and len(finished(out, cells, args.steps)) < len(cells):
-            time.sleep(1)  # for the cells of the other processes
-    if rank == 0:
-        print(write_report(out, cells, args.steps, judge, about))
-    if stop:
-        sys.exit(128 + stop[0])  # 130: Ctrl-C, 143: SIGTERM
+    """Trains as `args` says and fills the run directory args.out. Raises DataError for unreadable data.
+
+    Several processes have nothing in common but that directory. Each trains its cells and then reports on all
+    that are finished, so that the last one's report is complete; nobody waits for a process that has died.
+    """
+    device = runs.pick_device(args.gpu)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
+    runs.set_arithmetic(args.tf32)
+    pictures, images = open_data(args, device)
+    if args.resume:
+        check_resume(args, images.fingerprint)
+    cells = list_cells(args)
+    out = Path(args.out)
+
+    with runs.open_run(out, args.resume, rank):
+        if rank == 0:
+            saved = runs.saved_args(args)
+            runs.save_checkpoint(out / "last.pt", {}, args=saved, step=0, log=[], data=images.fingerprint)
+            with runs.write_file(out / "args.json") as file:
+                file.write(args_text(args))
+        else:
+            wait_for_rank_0(out, args)
+
+        judge = Judge(pictures, images.labels, args.extractor, device)
+        judge.untrained = judge.measure(draw_untrained(judge.n, args))["FID"]
+        about = (
+            f"{len(images):,} pictures on {device} with torch {torch.__version__}: {runs.saved_args(args)}"
+        )
+        if rank == 0:
+            print(f"{out}: {about}\n{judge.describe()}", flush=True)
+
+        done = finished(out, cells, args.steps)
+        todo = [cell for cell in cells[rank::world] if cell not in done]
+        with runs.catch_signals() as caught:
+            for seed in range(args.seed, args.seed + args.seeds):
+                mine = [cell for cell in todo if cell.seed == seed]
+                if mine and not caught:
+                    with open_cells(out, mine, bool(args.resume)):
+                        train_cells(mine, args, pictures, judge, device, caught)
+                    write_report(out, cells, args.steps, judge, about)
+
+        table = write_report(out, cells, args.steps, judge, about)
+        missing = len(cells) - len(finished(out, cells, args.steps))
+        if missing and world > 1:
+            print(
+                f"rank {rank} ends; {missing} cells are not finished: --resume trains those of dead processes"
+            )
+        else:
+            print(table)
+        if caught:
+            sys.exit(128 + caught[0])  # 130: Ctrl-C, 143: SIGTERM
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line `argv`; by default the program's own."""
-    args = parse_args(argv)
-    try:
-        if args.resume:
-            args = parse_args(argv, saved=load_checkpoint(args.resume, {})["args"])
-        train(args)
-    except KeyboardInterrupt:  # outside the training loop, which saves first
-        sys.exit(130)
-    except (DataError, OSError) as error:
-        fail(str(error).splitlines()[-1])  # a data worker's error comes with its traceback
-    except (MemoryError, RuntimeError) as error:
-        if not any(words in repr(error) for words in ("MemoryError", "can't allocate memory")):
-            raise
-        fail("out of memory: lower --batch-size or --width, or train fewer --settings or --losses at a time")
+    with one_line_errors(Path(__file__).name):
+        train(parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """The stability grid: networks, TensorFlow's RMSProp, verdicts, and cells that neither disturb nor repeat."""
 
 import csv
-import importlib
+import io
 import multiprocessing
 import os
 import random
 import re
 import signal
-import socket
+import sys
 import time
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from conftest import Killed, at_call, die, same
 from torch import nn
 
 import stability_grid as grid
-from data import DataError, verdict
+from data import DataError, runs
 from data.images import open_images
-from data.verdict import Judge, folder, write_report
+from stability_grid import Cell, Judge, folder, write_report
 
 SMALL = "--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 12 --workers 0 --gpu -1".split()
 CELLS = [
@@ -38,7 +38,7 @@ class QuickJudge:
 
     n, real, untrained = 8, 0.1, 100.0
 
-    def __init__(self, dataset, spec, kind, device):
+    def __init__(self, *_):
         pass
 
     def measure(self, pictures):
@@ -57,7 +57,7 @@ def run(call, monkeypatch, tmp_path):
     """run(flag, ...) -> (exit code, stdout, stderr) of a tiny grid in tmp_path/out, in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(grid, "Judge", QuickJudge)
-    monkeypatch.setattr(verdict, "draw_figure7", no_figure)
+    monkeypatch.setattr(grid, "draw_figure7", no_figure)
 
     def run(*flags, out="out"):
         return call(grid.main, *SMALL, "--out", out, *" ".join(map(str, flags)).split())
@@ -70,20 +70,22 @@ def no_figure(*_):
 
 
 def contents(out):
-    return {path.relative_to(out): path.read_bytes() for path in Path(out).rglob("*") if path.is_file()}
+    """The files of a run directory and what is in them, but for locks."""
+    paths = [path for path in Path(out).rglob("[!.]*") if path.is_file()]
+    return {path.relative_to(out): path.read_bytes() for path in paths}
 
 
 def same_grid(out, other):
     """Whether two run directories are equal bit for bit, but for how they were called."""
     files = [contents(path) for path in (out, other)]
-    called = {Path("last.pt"), Path("args.json"), Path("table.md")}
+    called = {Path("last.pt"), Path("args.json"), Path("table.md")} if Path(out, "args.json").exists() else ()
     pairs = [{path: data for path, data in one.items() if path not in called} for one in files]
-    cells = [path for path in pairs[0] if path.name == "cell.pt"]
+    cells = [path for path in pairs[0] if path.name == "last.pt"]
     for path in cells:
         first, second = (torch.load(Path(one, path), weights_only=True) for one in (out, other))
         if not same({**first, "args": 0}, {**second, "args": 0}):
             return False
-    rest = [{path: data for path, data in one.items() if path.name != "cell.pt"} for one in pairs]
+    rest = [{path: data for path, data in one.items() if path.name != "last.pt"} for one in pairs]
     return bool(cells) and pairs[0].keys() == pairs[1].keys() and rest[0] == rest[1]
 
 
@@ -130,8 +132,8 @@ def test_shapes(size):
 
 
 def start(setting="bn_g", optimizer="adam", loss="ls", seed=0, flags=()):
-    args = grid.parse_args([*SMALL, *flags])
-    return grid.start_cell((setting, optimizer, loss, seed), args, torch.device("cpu")).state
+    args = grid.parse_args([*SMALL, "--out", "no such folder", *flags])
+    return grid.start_cell(Cell(setting, optimizer, loss, seed), args, torch.device("cpu")).state
 
 
 def test_settings_differ_in_normalization_only():
@@ -184,7 +186,7 @@ def test_rmsprop_of_pytorch_and_adam():
 @pytest.mark.parametrize("loss, scale", [("ls", 4), ("ls-110", 4), ("sigmoid", 1)])
 def test_only_least_squares_counts_as_summed(loss, scale):
     optimizer = start(optimizer="rmsprop", loss=loss)["opt_d"]
-    assert optimizer.state[optimizer.param_groups[0]["params"][0]]["square_avg"].unique() == scale**-2
+    assert isinstance(optimizer, grid.TFRMSprop) and optimizer.param_groups[0]["scale"] == scale
 
 
 def test_losses_have_their_targets(monkeypatch):
@@ -238,11 +240,11 @@ def test_what_a_run_leaves_behind(run):
     )
     assert code == 0 and not err
     cells = {f"bn-adam-{loss}-seed{seed}" for loss in ("ls", "ls-110") for seed in (0, 1)}
-    assert {path.name for path in Path("out").iterdir()} == cells | {
+    assert {path.name for path in Path("out").glob("[!.]*")} == cells | {
         *("last.pt", "args.json", "results.csv", "table.md")
     }
     files = {str(path) for path in contents("out/bn-adam-ls-seed0")}
-    assert files == {"cell.pt", "log.csv", "samples/step_00000002.png", "samples/step_00000003.png"}
+    assert files == {"last.pt", "log.csv", "samples/step_00000002.png", "samples/step_00000003.png"}
     rows = results()
     assert [(row["setting"], row["optimizer"], row["loss"], row["seed"], row["step"]) for row in rows] == [
         ("bn", "adam", loss, seed, "3.0") for seed in "01" for loss in ("ls", "ls-110")
@@ -272,14 +274,14 @@ def test_resumed_equals_uninterrupted(run, monkeypatch, where, n):
 def test_resume_goes_on_with_what_is_missing(run, monkeypatch):
     assert run(FLAGS, 0)[0] == 0
     before = contents("out")
-    for name in ("cell.pt", "log.csv"):
+    for name in ("last.pt", "log.csv"):
         os.remove(folder("out", ("bn_gd", "adam", "ls", 1)) / name)
     steps = at_call(monkeypatch, grid, "train_step", 0, None)
     assert run("--resume")[0] == 0
     assert len(steps) == 4  # of that one cell
     after = contents("out")
     changed = {str(path) for path in before if after[path] != before[path]}
-    assert changed <= {"last.pt", "table.md", "bn_gd-adam-ls-seed1/cell.pt"}  # which hold the flags given
+    assert changed <= {"last.pt", "table.md", "bn_gd-adam-ls-seed1/last.pt"}  # which hold the flags given
 
 
 def test_more_steps_and_seeds_extend_a_finished_grid(run):
@@ -301,7 +303,7 @@ def test_signal_saves_and_stops(run, monkeypatch, number, code):
         at_call(patch, grid, "train_step", 18, lambda: os.kill(os.getpid(), number))
         result = run(FLAGS, 0)
     assert result[0] == code and not result[2]
-    assert torch.load(folder("out", ("bn_g", "adam", "ls", 1)) / "cell.pt", weights_only=True)["step"] == 1
+    assert torch.load(folder("out", ("bn_g", "adam", "ls", 1)) / "last.pt", weights_only=True)["step"] == 1
     assert len(results()) == 4  # the first seed is finished
     assert run(FLAGS, 0, "--resume")[0] == 0
     assert same_grid("out", "whole")
@@ -315,9 +317,8 @@ def child(flags, output, environment):
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    script = importlib.import_module("stability_grid")
-    script.Judge, verdict.draw_figure7 = QuickJudge, no_figure
-    script.main(flags)
+    grid.Judge, grid.draw_figure7 = QuickJudge, no_figure
+    grid.main(flags)
 
 
 def launch(*flags, output, environment=()):
@@ -358,24 +359,68 @@ def test_killed_at_a_random_moment(run, tmp_path, seed):
     assert same_grid("out", "whole")
 
 
+def launch_ranks(tmp_path, *flags, n=2):
+    """A process for each rank, as torchrun starts them, and the files that their output goes to."""
+    outputs = [tmp_path / f"{rank}.txt" for rank in range(n)]
+    ranks = []
+    for rank, output in enumerate(outputs):
+        environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n)}
+        ranks.append(launch(*flags, "--out", "out", output=output, environment=environment))
+    return ranks, outputs
+
+
+SHARED = "--steps 4 --sample-every 2 --seeds 2 --losses ls".split()
+
+
 def test_processes_share_the_cells(run, tmp_path):
-    flags = "--steps 4 --sample-every 2 --seeds 2 --losses ls".split()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2"}
-    outputs = [tmp_path / f"{rank}.txt" for rank in "01"]
-    both = [
-        launch(
-            *flags, "--out", "out", output=output, environment={**common, "RANK": rank, "LOCAL_RANK": rank}
-        )
-        for output, rank in zip(outputs, "01")
-    ]
-    assert finish(*both) == [0, 0], "".join(output.read_text() for output in outputs)
-    assert run(*flags, out="whole")[0] == 0
+    ranks, outputs = launch_ranks(tmp_path, *SHARED)
+    assert finish(*ranks) == [0, 0], "".join(output.read_text() for output in outputs)
+    assert run(*SHARED, out="whole")[0] == 0
     assert same_grid("out", "whole")  # results.csv is whole too
-    trained = [set(re.findall(r"^(bn\S+)", output.read_text(), re.MULTILINE)) for output in outputs]
+    texts = [output.read_text() for output in outputs]
+    trained = [set(re.findall(r"^(bn\S+)", text, re.MULTILINE)) for text in texts]
     assert len(trained[0]) == len(trained[1]) == 4 and not trained[0] & trained[1]
+    assert any("| bn_gd rmsprop ls | " in text for text in texts)  # who ends last prints the whole table
+
+
+def test_a_process_that_dies_keeps_no_other_waiting(run, tmp_path):
+    ranks, outputs = launch_ranks(tmp_path, *SHARED)
+    wait_for("seed0  step 2 ", outputs[1], ranks[1])
+    os.killpg(ranks[1].pid, signal.SIGKILL)
+    assert finish(*ranks) == [0, -signal.SIGKILL]
+    assert "4 cells are not finished: --resume" in outputs[0].read_text()
+    assert run(*SHARED, "--resume")[0] == 0
+    assert run(*SHARED, out="whole")[0] == 0
+    assert same_grid("out", "whole")
+
+
+def test_a_setting_given_twice_is_refused_by_every_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ranks, outputs = launch_ranks(tmp_path, *SHARED, "--settings", "bn_g,bn_g")
+    assert finish(*ranks) == [2, 2]
+    for output in outputs:
+        assert re.fullmatch(r"stability_grid\.py: error: .*'bn_g' is there twice\n", output.read_text())
+    assert not Path("out").exists()
+
+
+def test_no_process_writes_into_a_cell_of_another(run):
+    """As when a rank of a run whose rank 0 has died still trains."""
+    assert run("--steps 1 --seeds 1 --losses ls")[0] == 0
+    cell = folder("out", ("bn_gd", "adam", "ls", 0))
+    before = contents("out")
+    with runs.open_run(cell, str(cell / "last.pt")):
+        assert refused(run("--resume --steps 2"), "bn_gd-adam-ls-seed0", "another process")
+    after = contents("out")
+    assert all(after[path] == before[path] for path in before if path.parts[0] == cell.name)
+
+
+def test_a_rank_whose_rank_0_never_comes_gives_up(tmp_path):
+    args = grid.parse_args([*SMALL, "--out", str(tmp_path)])
+    (tmp_path / "args.json").write_bytes(
+        grid.args_text(grid.parse_args([*SMALL, "--lr", "1"]))
+    )  # another run's
+    with pytest.raises(DataError, match="rank 0 has not opened"):
+        grid.wait_for_rank_0(tmp_path, args, seconds=0.1)
 
 
 # ---------------------------------------------------------------- verdicts
@@ -396,19 +441,19 @@ def planted(judge, G, pictures):
 
 def judged(judge, pictures):
     found = judge.measure(pictures)
-    return verdict.verdict(found["FID"], found["diversity"], judge.real, judge.untrained)
+    return grid.verdict(found["FID"], found["diversity"], judge.real, judge.untrained)
 
 
-def prepare(dataset, spec, kind, bn=False):
-    judge, G = Judge(dataset, spec, kind), grid.Generator(dataset.size, 16, 64, bn)
-    grid.init_weights(G, grid.rng(0, grid.INIT_G, 0))
+def prepare(dataset, kind=None):
+    judge, G = Judge(dataset, dataset.labels, kind, torch.device("cpu")), grid.Generator(dataset.size, 16, 64)
+    grid.init_weights(G, grid.torch_rng(0, grid.INIT_G))
     judge.untrained = judge.measure(grid.generate(G, grid.noise(judge.n, 64, 0, grid.GRID, 0)))["FID"]
     return judge, G
 
 
 def test_planted_verdicts_on_toy_rooms():
     dataset = open_images("rooms", 32, limit=1500)
-    judge, G = prepare(dataset, "rooms", None)
+    judge, G = prepare(dataset)
     assert judge.n == 512 and "random, 64" in judge.describe()
     for name, (pictures, expected) in planted(judge, G, dataset[np.arange(900, 1412)]).items():
         assert judged(judge, pictures) in expected, name
@@ -416,15 +461,16 @@ def test_planted_verdicts_on_toy_rooms():
 
 def test_planted_verdicts_on_photos(real_data):
     dataset = open_images(str(real_data / "lsun/bedroom"), 32)
-    judge, G = prepare(dataset, "bedroom", None)
+    judge, G = prepare(dataset)
     for name, (pictures, expected) in planted(judge, G, dataset[np.arange(1, 529, 2)]).items():
         assert judged(judge, pictures) in expected, name
 
 
 @pytest.mark.slow
-def test_planted_verdicts_by_the_classifier(real_data, tmp_path):
+def test_planted_verdicts_by_the_classifier(real_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     dataset = open_images(str(real_data / "cifar10"), 32)
-    judge, G = prepare(dataset, str(tmp_path / "cifar10"), None)
+    judge, G = prepare(dataset)
     assert "classifier" in judge.describe()
     rng = np.random.default_rng(1)
     cases = planted(judge, G, dataset[rng.permutation(50_000)[: judge.n]])
@@ -437,24 +483,24 @@ def test_planted_verdicts_by_the_classifier(real_data, tmp_path):
 
 def test_rule():
     def found(height, diversity=1.0):
-        return verdict.verdict(0.1 * 1000**height, diversity, 0.1, 100.0)
+        return grid.verdict(0.1 * 1000**height, diversity, 0.1, 100.0)
 
     assert [found(h) for h in (-0.1, 0.29, 0.31, 0.59, 0.61, 1.2)] == [
         *("learned", "learned", "degraded", "degraded", "diverged", "diverged")
     ]
     assert [found(h, 0.49) for h in (0.1, 0.5, 0.94, 0.96)] == ["collapsed"] * 3 + ["diverged"]
-    assert verdict.verdict(float("nan"), float("nan"), 0.1, 100.0) == "diverged"
+    assert grid.verdict(float("nan"), float("nan"), 0.1, 100.0) == "diverged"
 
 
 def test_too_few_pictures_to_judge():
     dataset = open_images("rooms", 16, limit=511)
     with pytest.raises(DataError, match="511.*512"):
-        Judge(dataset, "rooms")
+        Judge(dataset, None, None, torch.device("cpu"))
 
 
 def test_table_counts_with_intervals_beside_the_papers_claims(tmp_path):
-    cells = [("bn_g", "adam", loss, seed) for loss in ("ls", "sigmoid") for seed in range(10)]
-    cells.append(("bn", "adam", "ls-110", 0))
+    cells = [Cell("bn_g", "adam", loss, seed) for loss in ("ls", "sigmoid") for seed in range(10)]
+    cells.append(Cell("bn", "adam", "ls-110", 0))
     for setting, optimizer, loss, seed in cells:
         fid = 0.1 if loss == "ls" and seed < 5 else 5.0 if seed < 9 else float("nan")
         path = folder(tmp_path, (setting, optimizer, loss, seed))
@@ -464,10 +510,10 @@ def test_table_counts_with_intervals_beside_the_papers_claims(tmp_path):
         )
         pictures = torch.full((64, 16, 16, 3), 20 * seed, dtype=torch.uint8)
         grid.save_grid(pictures, path / "samples/step_00000010.png")
-    unfinished = ("bn_gd", "adam", "ls", 0)
+    unfinished = Cell("bn_gd", "adam", "ls", 0)
     folder(tmp_path, unfinished).mkdir()
     (folder(tmp_path, unfinished) / "log.csv").write_text("step,FID,IS,diversity\n5,9,nan,1\n")
-    table = write_report(tmp_path, [*cells, unfinished], 10, QuickJudge(0, 0, 0, 0), "about")
+    table = write_report(tmp_path, [*cells, unfinished], 10, QuickJudge(), "about")
     lines = table.splitlines()
     assert lines[2] == "| bn_g adam ls | 5/10 (24% to 76%) | 3 | 1 | 1 | nan ± nan | 5/10 relatively good |"
     assert lines[3].startswith("| bn_g adam sigmoid | 0/10 (0% to 28%) | 8 | 1 | 1 |")
@@ -478,7 +524,7 @@ def test_table_counts_with_intervals_beside_the_papers_claims(tmp_path):
     assert "about" in (tmp_path / "table.md").read_text()
     for cell, score in zip(cells, range(2, 12)):  # labelled data have an Inception Score
         (folder(tmp_path, cell) / "log.csv").write_text(f"step,FID,IS,diversity\n10,0.2,{score},1\n")
-    lines = write_report(tmp_path, cells[:10], 10, QuickJudge(0, 0, 0, 0), "about").splitlines()
+    lines = write_report(tmp_path, cells[:10], 10, QuickJudge(), "about").splitlines()
     assert lines[0].endswith("| diverged | FID | IS | the paper |")
     assert lines[2].endswith("| 0 | 0 | 0 | 0.2 ± 0 | 6.5 ± 3 | 5/10 relatively good |")
 
@@ -513,7 +559,7 @@ def test_diverged_cell_ends_alone(run, monkeypatch):
     found = {row["loss"]: row for row in results()}
     assert found["sigmoid"]["verdict"] == "diverged" and found["sigmoid"]["step"] == "4.0"
     assert found["ls"]["step"] == "6.0" and len(calls) == 4
-    checkpoint = torch.load(folder("out", ("bn_g", "adam", "sigmoid", 0)) / "cell.pt", weights_only=True)
+    checkpoint = torch.load(folder("out", ("bn_g", "adam", "sigmoid", 0)) / "last.pt", weights_only=True)
     assert checkpoint["step"] == 2  # the last good one
     assert run("--resume")[0] == 0 and len(calls) == 4
 
@@ -529,6 +575,10 @@ def test_diverged_cell_ends_alone(run, monkeypatch):
         ("--steps 0", "--steps"),
         ("--seeds 0", "--seeds"),
         ("--lr nan", "--lr"),
+        ("--beta1 1", "--beta1 1"),
+        ("--beta1 inf", "--beta1"),
+        ("--settings bn_g,bn_g", "--settings bn_g twice"),
+        ("--resume=", "--resume"),
         ("--rmsprop keras", "--rmsprop tf"),
         ("--batch-size 13", "--batch-size 12"),
         ("--data nowhere", "nowhere"),
@@ -556,42 +606,57 @@ def test_resume_with_fewer_steps_than_a_cell_has_made(run):
     assert refused(run("--steps 1 --seeds 1 --resume"), "--steps 1", "step 2")
 
 
-CHANGES = "--size 32|--width 4|--z-dim 8|--lr 1e-3|--beta1 0.9|--batch-size 2|--seed 1|--limit 4|--fit crop"
-CHANGES += "|--settings bn|--optimizers adam|--losses ls|--rmsprop torch|--extractor random|--data cifar10"
+def test_on_resume_a_given_flag_wins_and_the_change_is_printed(run):
+    assert run("--steps 2 --seeds 1 --losses ls --optimizers rmsprop --settings bn_g --lr 0.001")[0] == 0
+    code, out, _ = run("--resume --lr 0.0001 --steps 4 --settings bn_g,bn")
+    assert code == 0 and "--lr 0.0001, was 0.001\n" in out and "--steps 4, was 2\n" in out
+    assert {row["setting"] for row in results()} == {"bn_g", "bn"}
+    for setting in ("bn_g", "bn"):  # both what went on and what is new
+        checkpoint = torch.load(f"out/{setting}-rmsprop-ls-seed0/last.pt", weights_only=True)
+        assert checkpoint["step"] == 4 and checkpoint["opt_g"]["param_groups"][0]["lr"] == 0.0001
 
 
-@pytest.mark.parametrize("change", CHANGES.split("|"))
-def test_resume_contradicted(call, tmp_path, monkeypatch, change):
-    monkeypatch.chdir(tmp_path)
-    Path("out").mkdir()
-    args = vars(grid.parse_args(SMALL))
-    kept = {name: value for name, value in args.items() if name not in ("gpu", "out", "resume")}
-    grid.save_checkpoint(Path("out/last.pt"), {}, args=kept, step=0, log=[])
-    before = contents("out")
-    answer = call(grid.main, "--resume", "out/last.pt", "--gpu", -1, *change.split())
-    assert refused(answer, change.split()[0], "checkpoint")
-    assert contents("out") == before
+def test_resume_at_another_width_says_why_not(run):
+    assert run("--steps 2 --seeds 1 --losses ls")[0] == 0
+    before = contents("out/bn_g-adam-ls-seed0")
+    assert refused(run("--resume --width 4 --steps 4"), "last.pt does not fit G", "size mismatch")
+    assert contents("out/bn_g-adam-ls-seed0") == before
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "random", "other script", "pickle"])
-@pytest.mark.parametrize("name", ["last.pt", "bn_g-adam-ls-seed0/cell.pt"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "random", "flipped bit", "pickle"])
+@pytest.mark.parametrize("name", ["last.pt", "bn_g-adam-ls-seed0/last.pt"])
 def test_damaged_checkpoint(run, name, damage):
-    assert run("--steps 2 --sample-every 1 --seeds 1 --losses ls")[0] == 0
+    assert run("--steps 2 --sample-every 1 --seeds 1 --losses ls --settings bn_g --optimizers adam")[0] == 0
     path = Path("out", name)
     os.remove("out/bn_g-adam-ls-seed0/log.csv")  # in flight
-    if damage == "other script":
-        torch.save({**torch.load(path, weights_only=True), "script": "lsgan_scenes"}, path)
-    elif damage == "pickle":
-        torch.save({"script": "stability_grid", "args": os.system}, path)
+    data = bytearray(path.read_bytes())
+    if damage == "pickle":
+        torch.save({"args": os.system}, path)
+    elif damage == "flipped bit":
+        data[len(data) // 3] ^= 1
+        path.write_bytes(data)
     else:
-        data = path.read_bytes()
         path.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "random": os.urandom(500)}[damage])
     assert refused(run("--resume"), name, "damaged")
 
 
-def test_a_cells_checkpoint_is_no_grid(run):
-    assert run("--steps 1 --seeds 1 --losses ls")[0] == 0
-    assert refused(run("--resume out/bn_g-adam-ls-seed0/cell.pt"), "last.pt")
+def test_a_checkpoint_of_something_else_is_no_grid(run):
+    assert run("--steps 1 --seeds 1 --losses ls --settings bn_g --optimizers adam")[0] == 0
+    assert refused(run("--resume", out="out/bn_g-adam-ls-seed0"), "last.pt is not the last.pt of a grid")
+    Path("scenes").mkdir()
+    runs.save_checkpoint(Path("scenes/last.pt"), {}, args={"loss": "ls", "lr": 1e-4}, step=3, log=[])
+    before = contents("scenes")
+    assert refused(run("--resume", out="scenes"), "not the last.pt of a grid")
+    assert contents("scenes") == before
+
+
+def test_resume_names_data_that_have_changed(run):
+    flags = "--steps 1 --seeds 1 --losses ls --settings bn_g --optimizers adam"
+    assert run(flags)[0] == 0
+    assert "they have changed" not in run("--resume")[1]
+    checkpoint = torch.load("out/last.pt", weights_only=True)
+    torch.save({**checkpoint, "data": "of others"}, "out/last.pt")
+    assert "they have changed" in run("--resume")[1]
 
 
 def test_out_of_memory_names_the_flags(run, monkeypatch):
@@ -608,28 +673,51 @@ def test_out_of_memory_names_the_flags(run, monkeypatch):
         run("--steps 1", out="other")
 
 
-def test_quick_has_other_defaults_which_flags_override():
-    quick, given = grid.parse_args(["--quick"]), grid.parse_args(["--quick", "--steps", "7"])
-    assert {name: getattr(quick, name) for name in grid.QUICK} == grid.QUICK
-    assert given.steps == 7 and given.width == grid.QUICK["width"]
+def test_quick_is_short_for_flags_which_others_override():
+    quick = grid.parse_args(["--quick"])
+    assert (quick.size, quick.width, quick.z_dim, quick.lr, quick.batch_size) == (32, 16, 64, 1e-3, 16)
+    assert (quick.steps, quick.seeds, quick.sample_every) == (1600, 2, 400)
+    for words in (["--quick", "--steps", "7"], ["--steps", "7", "--quick"]):
+        given = grid.parse_args(words)
+        assert given.steps == 7 and given.width == 16
     plain = grid.parse_args([])
     assert (plain.size, plain.width, plain.z_dim, plain.lr, plain.batch_size) == (64, 64, 1024, 2e-4, 64)
-    assert (plain.settings, plain.optimizers, plain.losses) == ("bn_g,bn_gd", "adam,rmsprop", "ls,sigmoid")
-    assert plain.rmsprop == "tf" and plain.seeds == 10
+    assert (plain.settings, plain.optimizers) == (["bn_g", "bn_gd"], ["adam", "rmsprop"])
+    assert plain.losses == ["ls", "sigmoid"] and plain.rmsprop == "tf" and plain.seeds == 10
+
+
+def test_a_quick_grid_resumes(run):
+    tiny = "--size 16 --width 2 --z-dim 4 --batch-size 4 --steps 1 --seeds 1"
+    assert run("--quick", tiny)[0] == 0
+    code, out, err = run("--resume --steps 2")
+    assert code == 0 and "was" not in out.replace("--steps 2, was 1", ""), err
 
 
 def test_labels_choose_the_classifier(monkeypatch):
-    class Labelled:
-        labels, size = np.arange(2000) % 2, 16
-
-        def __len__(self):
-            return 2000
-
-        def __getitem__(self, indices):
-            return torch.zeros(len(indices), 16, 16, 3, dtype=torch.uint8)
-
-    asked = []
-    monkeypatch.setattr(verdict, "load_classifier", lambda *given: asked.append(given) or die())
+    pictures, asked = torch.zeros(2000, 16, 16, 3, dtype=torch.uint8), []
+    monkeypatch.setattr(grid, "load_classifier", lambda *given: asked.append(given) or die())
     with pytest.raises(Killed):
-        Judge(Labelled(), "spec")
-    assert asked[0][2] == "spec" and len(asked[0][0].labels) == 1600
+        Judge(pictures, np.arange(2000) % 2, None, torch.device("cpu"))
+    assert len(asked[0][0].labels) == 1600 and len(asked[0][1].labels) == 400
+
+
+def test_a_terminal_that_knows_ascii_only(run, monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    flags = "--steps 1 --seeds 2 --losses ls --settings bn_g --optimizers adam --out out".split()
+    grid.main([*SMALL, *flags])
+    terminal.flush()
+    assert rb"\xb1" in terminal.buffer.getvalue()
+    assert "±" in Path("out/table.md").read_text("utf-8")
+
+
+def test_without_docstrings(run, monkeypatch):
+    """As under python -OO: no text may come from them."""
+    monkeypatch.setattr(grid, "__doc__", None)
+    for item in (grid.verdict, grid.train, grid.main, Judge, Judge.describe):
+        monkeypatch.setattr(item, "__doc__", None)
+    assert run("--help")[0] == 0
+    judge = Judge.__new__(Judge)
+    judge.n, judge.real, judge.untrained = 8, 0.1, 10.0
+    judge.extractor = grid.make_extractor("random", 16)
+    assert grid.RULE in judge.describe()
