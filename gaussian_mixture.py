@@ -309,10 +309,10 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
     """A table in Markdown of the measures [losses, seeds, 6] at one step. Strict counts lead."""
     n = len(seeds)
     lines = [
-        f"Step {step}, seeds {seeds[0]} to {seeds[-1]}. Of how many seeds, with the 95 % Wilson interval; or else",
-        "the mean over seeds, with the least and the greatest. A mode is hit if 20 of 2,500 points lie within 3",
-        "standard deviations of it, its basin if 20 lie within half the way to the next mode. An untrained",
-        "generator has all basins: they show what was lost, not what was learned.",
+        f"Step {step}, seeds {seeds[0]} to {seeds[-1]}. Of how many seeds, with the 95 % Wilson interval; or",
+        "else the mean over seeds, with the least and the greatest. A mode is hit if 20 of 2,500 points lie",
+        "within 3 standard deviations of it, its basin if 20 lie within half the way to the next mode. An",
+        "untrained generator has all basins: they show what was lost, not what was learned.",
         "",
         f"| loss | all {modes} modes hit | modes hit | share of points within 3 std | all basins"
         " | one basin or none | basins | divergence |",
