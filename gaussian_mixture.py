@@ -182,7 +182,7 @@ class Discriminator(nn.Sequential):
 
 
 def init_weights(net: nn.Module, generators: list[torch.Generator]) -> None:
-    """Orthogonal weights of gain 1.4, drawn from one generator for each model; biases 0."""
+    """Orthogonal weights of gain 1.4, each model's drawn from a generator of its own; biases 0."""
     for layer in net.modules():
         if isinstance(layer, Linear):
             for weight, generator in zip(layer.weight.data, generators):
@@ -191,7 +191,8 @@ def init_weights(net: nn.Module, generators: list[torch.Generator]) -> None:
 
 
 # ---------------------------------------------------------------- loss
-LOSSES = {"ls": (0.0, 1.0, 1.0), "ls-110": (-1.0, 1.0, 0.0), "sigmoid": None}  # a, b, c: Eq. 9, Eq. 8
+# Names, and the labels a, b, c of Eq. 2: those of Eq. 9 and of Eq. 8
+LOSSES = {"ls": (0.0, 1.0, 1.0), "ls-110": (-1.0, 1.0, 0.0), "sigmoid": None}
 
 
 def discriminator_loss(d_real: Tensor, d_fake: Tensor, loss: str = "ls") -> Tensor:
@@ -218,30 +219,31 @@ def generator_loss(d_fake: Tensor, loss: str = "ls") -> Tensor:
 
 # ---------------------------------------------------------------- training step
 def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneous") -> Tensor:
-    """Updates all models: G and D hold those of the first loss, a model for each seed, then the next loss's.
+    """Updates all models. In G and D those of the first loss come first, one for each seed, and so on.
 
-    real [seeds, B, 2] and z [seeds, B, z_dim] serve every loss. updates: "simultaneous" takes both gradients
-    before either step, "alternating" lets G's gradient see D's step. Returns d_loss and g_loss of each model,
-    [models, 2], on the device.
+    real: [seeds, B, 2]. z: [seeds, B, z_dim]. Both serve every loss. updates: "simultaneous" takes both
+    gradients before either step, with "alternating" G's gradient sees D's step. Returns d_loss and g_loss of
+    each model, [models, 2], on the device.
     """
     n = len(losses)
     fake = G(z.repeat(n, 1, 1))
-    d_real = D(real.repeat(n, 1, 1))
-    d_fake = D(fake)
-    d_loss = [discriminator_loss(*answers) for answers in zip(d_real.chunk(n), d_fake.chunk(n), losses)]
+    d_real = D(real.repeat(n, 1, 1)).chunk(n)  # a chunk [seeds, B] for each loss
+    d_fake = D(fake).chunk(n)
+    d_loss = torch.cat([discriminator_loss(*answers) for answers in zip(d_real, d_fake, losses)])
     opt_d.zero_grad()
-    torch.cat(d_loss).sum().backward(inputs=list(D.parameters()), retain_graph=True)  # models do not mix
+    # No model's loss depends on another's weights: the gradient of the sum holds that of each.
+    d_loss.sum().backward(inputs=list(D.parameters()), retain_graph=True)
     if updates == "alternating":
         opt_d.step()
-        d_fake = D(fake)
+        d_fake = D(fake).chunk(n)
 
-    g_loss = [generator_loss(*answers) for answers in zip(d_fake.chunk(n), losses)]
+    g_loss = torch.cat([generator_loss(*answers) for answers in zip(d_fake, losses)])
     opt_g.zero_grad()
-    torch.cat(g_loss).sum().backward(inputs=list(G.parameters()))
+    g_loss.sum().backward(inputs=list(G.parameters()))
     if updates == "simultaneous":
         opt_d.step()
     opt_g.step()
-    return torch.stack([torch.cat(d_loss), torch.cat(g_loss)], -1).detach()
+    return torch.stack([d_loss, g_loss], -1).detach()
 
 
 # ---------------------------------------------------------------- samples and measures
@@ -262,8 +264,8 @@ def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Ten
 
     modes: those with at least n/125 points (20 of 2,500) within 3 std;
     share: of all points, how many lie within 3 std of a mode; 0.989 for true ones;
-    basins: modes with at least n/125 points within half the way to the next mode, however far from the
-        centre; an untrained generator, a blob over everything, has them all;
+    basins: modes with at least n/125 points within half the way to the next mode; an untrained generator,
+        a blob over everything, has them all;
     divergence: Kullback-Leibler, in nats, of how points fall on nearest modes from `weights`.
     """
     distance, mode = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").min(-1)
@@ -340,10 +342,10 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
 def draw_curves(path: Path, losses: list[str], log: dict[int, Tensor]) -> None:
     """The measures over steps: median of the seeds, least to greatest shaded."""
     titles = {
-        "modes": "modes hit (points within 3 std)",
+        "modes": "modes hit, within 3 std",
         "share": "share of points within 3 std",
         "basins": "basins (untrained: all)",
-        "divergence": "divergence of the modes' shares",
+        "divergence": "divergence",
     }
     figure = Figure(figsize=(12, 2.8), layout="constrained")
     history = torch.stack(list(log.values()))  # [steps, losses, seeds, measures]
@@ -353,7 +355,7 @@ def draw_curves(path: Path, losses: list[str], log: dict[int, Tensor]) -> None:
             of_loss = column[:, i]
             axes.plot(list(log), of_loss.median(1).values, label=loss, color=COLOURS[loss])
             axes.fill_between(list(log), of_loss.amin(1), of_loss.amax(1), alpha=0.2, color=COLOURS[loss])
-        axes.set(xlabel="step", title=title)
+        axes.set(xlabel="step", title=title, ylim=(0, None))
     axes.legend()
     with runs.write_file(path) as file:
         figure.savefig(file)
@@ -586,9 +588,10 @@ def due(step: int, every: int, last: int) -> bool:
 
 def make_networks(args: Namespace, device: torch.device) -> dict:
     """All models and their optimisers, as at the beginning of a run. A seed starts equal with every loss."""
-    seeds = list(range(args.seed, args.seed + args.seeds)) * len(args.losses)  # of each model
-    G = Generator(len(seeds), args.z_dim)
-    D = Discriminator(len(seeds))
+    models = len(args.losses) * args.seeds
+    G = Generator(models, args.z_dim)
+    D = Discriminator(models)
+    seeds = list(range(args.seed, args.seed + args.seeds)) * len(args.losses)  # one for each model
     init_weights(G, [torch_rng(seed, INIT_G) for seed in seeds])
     init_weights(D, [torch_rng(seed, INIT_D) for seed in seeds])
     G.to(device)

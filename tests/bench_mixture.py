@@ -21,6 +21,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import gaussian_mixture as gm
+from data import runs
 
 LOSSES = ["ls", "sigmoid"]
 
@@ -28,7 +29,12 @@ LOSSES = ["ls", "sigmoid"]
 def batched(seeds, device):
     """Yields after each step of all models."""
     target = (*(tensor.to(device) for tensor in gm.mixture()), 0.01)
-    G, D = gm.Generator(2, seeds).to(device), gm.Discriminator(2, seeds).to(device)
+    models = list(seeds) * 2
+    G, D = gm.Generator(len(models)), gm.Discriminator(len(models))
+    gm.init_weights(G, [gm.torch_rng(seed, gm.INIT_G) for seed in models])
+    gm.init_weights(D, [gm.torch_rng(seed, gm.INIT_D) for seed in models])
+    G.to(device)
+    D.to(device)
     opt_g = torch.optim.Adam(G.parameters(), 1e-3, betas=(0.5, 0.999), fused=True)
     opt_d = torch.optim.Adam(D.parameters(), 1e-4, betas=(0.5, 0.999), fused=True)
     for real, z in gm.draw_batches(seeds, 0, 10**9, 256, target):
@@ -77,7 +83,7 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
-    device = gm.pick_device(args.gpu)
+    device = runs.pick_device(args.gpu)
 
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     steps = 10  # a round, so that each holds one draw of a chunk
