@@ -421,20 +421,31 @@ def draw_cloud(name: str, n: int, generator: torch.Generator) -> Tensor:
     return torch.tensor(CENTRES[name]) + SPREAD * torch.randn(n, 2, generator=generator)
 
 
-def train_discriminator(D: nn.Module, loss: str, lr: float, generator: torch.Generator) -> nn.Module:
-    """Trains one D on real points and near fakes, new ones at each step, until it hardly changes."""
+def linear_discriminator() -> nn.Module:
+    """Points [1, B, 2] -> D(x) [1, B], a multiple of the distance from D's boundary."""
+    return nn.Sequential(Linear(1, 2, 1), nn.Flatten(1))
+
+
+def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.Module]:
+    """A D for each loss, made by `make` and trained to the end, with new points at each step."""
     steps = 2000
-    optimizer = torch.optim.Adam(D.parameters(), lr)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=steps)
-    for _ in range(steps):
-        real = draw_cloud("real", 128, generator)
-        near = draw_cloud("near", 128, generator)
-        d_loss = discriminator_loss(D(real[None]), D(near[None]), loss)
-        optimizer.zero_grad()
-        d_loss.backward()
-        optimizer.step()
-        schedule.step()
-    return D
+    trained = {}
+    for loss in ("ls", "sigmoid"):
+        D = make()
+        init_weights(D, [torch_rng(seed, INIT_D)])
+        optimizer = torch.optim.Adam(D.parameters(), lr)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=steps)
+        generator = torch_rng(seed, FIGURE1, 1)  # both losses see the same points
+        for _ in range(steps):
+            real = draw_cloud("real", 128, generator)
+            near = draw_cloud("near", 128, generator)
+            d_loss = discriminator_loss(D(real[None]), D(near[None]), loss)
+            optimizer.zero_grad()
+            d_loss.backward()
+            optimizer.step()
+            schedule.step()
+        trained[loss] = D
+    return trained
 
 
 def arrows(D: nn.Module, points: Tensor, g_loss: Callable) -> Tensor:
@@ -446,41 +457,38 @@ def arrows(D: nn.Module, points: Tensor, g_loss: Callable) -> Tensor:
 
 
 def figure1_numbers(discriminators: dict[str, nn.Module], near: Tensor, far: Tensor) -> dict[str, dict]:
-    """Of each form: D's mean answers, mean lengths of arrows, and the share of far ones towards real data."""
+    """For each form: D's mean answers, mean lengths of arrows, share of far arrows towards real points."""
+    to_real = torch.tensor(CENTRES["real"]) - far
     numbers = {}
     for form, (loss, g_loss) in FORMS.items():
         D = discriminators[loss]
         far_arrows = arrows(D, far, g_loss)
-        lengths = {"near": arrows(D, near, g_loss).norm(dim=1).mean(), "far": far_arrows.norm(dim=1).mean()}
-        to_data = torch.tensor(CENTRES["real"]) - far
+        near_length = arrows(D, near, g_loss).norm(dim=1).mean().item()
+        far_length = far_arrows.norm(dim=1).mean().item()
         numbers[form] = {
             "D near": D(near[None]).mean().item(),
             "D far": D(far[None]).mean().item(),
-            "arrow near": lengths["near"].item(),
-            "arrow far": lengths["far"].item(),
-            "far / near": (lengths["far"] / lengths["near"]).item(),
-            "towards data": ((far_arrows * to_data).sum(1) > 0).float().mean().item(),
+            "arrow near": near_length,
+            "arrow far": far_length,
+            "far / near": far_length / near_length,
+            "towards real": ((far_arrows * to_real).sum(1) > 0).float().mean().item(),
         }
     return numbers
 
 
 def figure1(args: Namespace) -> dict[str, dict]:
-    """Draws figure1.png with a linear D and prints the numbers; returns those, {D: {form: {name: value}}}."""
+    """Prints Figure 1's numbers and draws figure1.png. Returns the numbers, {D: {form: {name: value}}}."""
     generator = torch_rng(args.seed, FIGURE1)
     clouds = {name: draw_cloud(name, 500, generator) for name in CENTRES}
-    numbers, pairs = {}, {}
-    for name in ("linear D", "D with two hidden layers"):
-        pairs[name] = {}
-        for loss in ("ls", "sigmoid"):
-            if name == "linear D":
-                D, lr = nn.Sequential(Linear(1, 2, 1), nn.Flatten(1)), 0.03
-            else:
-                D, lr = Discriminator(), 0.002
-            init_weights(D, [torch_rng(args.seed, INIT_D)])
-            pairs[name][loss] = train_discriminator(D, loss, lr, generator)
-        numbers[name] = figure1_numbers(pairs[name], clouds["near"], clouds["far"])
-        print_table(name, numbers[name])
-    draw_figure1(Path(args.out, "figure1.png"), pairs["linear D"], clouds, numbers["linear D"])
+    linear = train_discriminators(linear_discriminator, 0.03, args.seed)
+    deep = train_discriminators(Discriminator, 0.002, args.seed)
+    numbers = {
+        "linear D": figure1_numbers(linear, clouds["near"], clouds["far"]),
+        "D with two hidden layers": figure1_numbers(deep, clouds["near"], clouds["far"]),
+    }
+    for name, rows in numbers.items():
+        print_table(name, rows)
+    draw_figure1(Path(args.out, "figure1.png"), linear, clouds, numbers["linear D"])
     return numbers
 
 
@@ -520,7 +528,7 @@ def in_words(row: dict) -> str:
     """What far fakes do, as the numbers of a form have it."""
     if row["far / near"] < 0.01:
         return f"far fakes stay: {row['far / near']:.6f} x a near fake's step"
-    if row["towards data"] > 0.5:
+    if row["towards real"] > 0.5:
         return f"far fakes turn back: {row['far / near']:.1f} x a near fake's step"
     return f"far fakes move away: {row['far / near']:.1f} x a near fake's step"
 

@@ -417,7 +417,7 @@ def test_figure_1_far_fakes_stay_with_cross_entropy_and_turn_back_with_least_squ
         cross_entropy, least_squares = forms["sigmoid, non-saturating"], forms["least squares (Eq. 2)"]
         assert cross_entropy["far / near"] < 1e-4
         assert least_squares["far / near"] > 1000 * cross_entropy["far / near"]
-        assert least_squares["towards data"] == 1
+        assert least_squares["towards real"] == 1
     assert figure1[1]["linear D"]["least squares (Eq. 2)"]["far / near"] > 1
     assert (figure1[0] / "new/figure1.png").stat().st_size < 120_000
 
@@ -426,7 +426,7 @@ def test_figure_1_saturating_form_drives_far_fakes_away(figure1):
     """Equation 1 as it stands does not vanish there: it saturates on the other side of the boundary."""
     for forms in figure1[1].values():
         assert forms["sigmoid, saturating (Eq. 1)"]["far / near"] > 1
-        assert forms["sigmoid, saturating (Eq. 1)"]["towards data"] == 0
+        assert forms["sigmoid, saturating (Eq. 1)"]["towards real"] == 0
 
 
 def test_figure_1_arrows_are_the_steps_of_single_samples():
