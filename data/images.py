@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -19,12 +20,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2.functional import center_crop, resize
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from data import DataError
 from data.rooms import room
 from data.runs import write_file
+
+importlib.import_module("torchvision")  # which loads the decoders, torch.ops.image
 
 BATCH = 64  # pictures that a thread of decode_all reads together
 UNCHANGED = 0  # for torchvision's decoders: the channels that are in the file
@@ -121,11 +124,11 @@ class Images(torch.utils.data.Dataset):
         batch = torch.empty(len(indices), self.size, self.size, 3, dtype=torch.uint8)
         with self.source.reading() as read:
             for place, index in zip(batch, indices):
-                place.copy_(self._picture(read, range(len(self))[index]).permute(1, 2, 0))
+                place.copy_(self._picture(read, range(len(self))[index]))
         return batch
 
     def _picture(self, read: Callable, index: int) -> Tensor:
-        """Picture `index`, or the first after it that decodes: uint8 [3, size, size]."""
+        """Picture `index`, or the first after it that decodes."""
         problem = None
         for other in range(index, index + 100):
             row = self.rows[other % len(self)]
@@ -181,9 +184,9 @@ def read_all(images: Images, put: Callable[[int, Tensor], None]) -> None:
 
 # ---------------------------------------------------------------- pixels
 def decode(value: bytes | np.ndarray) -> Tensor:
-    """A picture file of any kind -> uint8 [3, height, width]. Pixels [height, width, 3] need no decoding."""
+    """A picture file of any kind -> uint8 [height, width, 3], RGB. Pixels need no decoding."""
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value).permute(2, 0, 1)
+        return torch.from_numpy(value)
     try:
         pixels = decode_by_torchvision(value)
     except (RuntimeError, AttributeError):  # a damaged file or a rare variant; a torchvision without decoders
@@ -204,7 +207,7 @@ def decode_by_torchvision(value: bytes) -> Tensor | None:
         pixels = torch.ops.image.decode_webp(as_tensor(value), UNCHANGED)
     else:
         return None
-    return pixels.expand(3, -1, -1)  # grey has one channel
+    return pixels.expand(3, -1, -1).permute(1, 2, 0)  # grey has one channel
 
 
 def as_tensor(value: bytes) -> Tensor:
@@ -212,7 +215,7 @@ def as_tensor(value: bytes) -> Tensor:
 
 
 def decode_by_pillow(value: bytes) -> Tensor:
-    return torch.from_numpy(np.array(open_picture(value).convert("RGB"))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(open_picture(value).convert("RGB")))
 
 
 def open_picture(value: bytes) -> Image.Image:
@@ -236,12 +239,18 @@ def open_picture(value: bytes) -> Image.Image:
 
 
 def fit_picture(pixels: Tensor, size: int, fit: str) -> Tensor:
-    """uint8 [3, height, width] -> [3, size, size], within one grey level of PIL's bilinear filter."""
-    if pixels.shape[1:] == (size, size):
+    """uint8 [height, width, 3] -> [size, size, 3], within one grey level of PIL's bilinear filter."""
+    height, width, _ = pixels.shape
+    if height == width == size:
         return pixels
-    if fit == "squash":
-        return resize(pixels, [size, size])
-    return center_crop(resize(pixels, [size]), [size, size])  # [size]: of the shorter side
+    target = (size, size)
+    if fit == "crop":  # the shorter side to size, as torchvision's Resize rounds it
+        shorter = min(height, width)
+        target = (size * height // shorter, size * width // shorter)
+    batch = pixels[None].permute(0, 3, 1, 2)
+    resized = F.interpolate(batch, target, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
+    return resized[top : top + size, left : left + size]
 
 
 # ---------------------------------------------------------------- where pictures come from
@@ -351,11 +360,18 @@ class Array(Source):
     def __len__(self):
         return self.shape[0]
 
-    def read(self, row):
-        # One read of the right length is faster than a page after the other of a mapped file.
-        size = self.shape[1]
-        pixels = np.fromfile(self.path, np.uint8, size * size * 3, offset=self.offset + row * size * size * 3)
-        return pixels.reshape(size, size, 3)
+    @contextlib.contextmanager
+    def reading(self):
+        # One read of the right length: a mapped file would fetch page after page, or far too many.
+        _, size, _, _ = self.shape
+        length = size * size * 3
+        with open(self.path, "rb") as file:
+
+            def read(row):
+                data = bytearray(os.pread(file.fileno(), length, self.offset + int(row) * length))
+                return np.frombuffer(data, np.uint8).reshape(size, size, 3)
+
+            yield read
 
 
 def read_about(path: Path, n: int) -> dict:

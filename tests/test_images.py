@@ -69,8 +69,7 @@ def assert_close(pictures, expected):
 
 def fitted(image, size, fit):
     """fit_picture for a PIL image."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    return fit_picture(pixels, size, fit).permute(1, 2, 0).numpy()
+    return fit_picture(torch.from_numpy(np.array(image)), size, fit).numpy()
 
 
 @pytest.fixture(autouse=True)
