@@ -16,7 +16,6 @@ random       that network, untrained
 
 import contextlib
 import hashlib
-import os
 import re
 import sys
 from argparse import Namespace
@@ -33,7 +32,7 @@ from tqdm import tqdm
 
 from data import DataError, make_parser, one_line_errors
 from data.characters import open_characters
-from data.images import decode_all, open_images
+from data.images import cache_path, decode_all, open_images
 from data.runs import at_least, load_checkpoint, save_checkpoint, write_file
 
 LEAST_STEPS = 400  # of the classifier's training: half a minute to two minutes on a CPU
@@ -147,10 +146,6 @@ def train_classifier(train: Labelled, device: Device = "cpu") -> Network:
     return net
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lsgan")
-
-
 not_kept: dict[Path, dict] = {}  # states of classifiers whose file cannot be written: for this process only
 
 
@@ -163,7 +158,7 @@ def load_classifier(train: Labelled, test: Labelled, device: Device = "cpu") -> 
     some = fetch(train.pictures, np.linspace(0, len(train.labels) - 1, 64).astype(int)).numpy()
     classes = int(train.labels.max()) + 1
     made_of = hashlib.sha1(np.asarray(train.labels).tobytes() + some.tobytes()).hexdigest()
-    path = cache_folder() / f"classifier-{made_of[:16]}.pt"  # other data, other file
+    path = cache_path(f"classifier-{made_of[:16]}.pt")  # other data, other file
     net = Network(some.shape[-1], 128, classes)
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # where no lock can be made, each process trains its own

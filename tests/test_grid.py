@@ -585,7 +585,7 @@ def test_diverged_cell_ends_alone(run, monkeypatch):
         ("--gpu 9", "GPU 9 --gpu"),
         ("--sample-ever 5", "--sample-ever"),
         ("--resume", "out/last.pt"),
-        ("--resume other/last.pt", "other/last.pt out"),
+        ("--resume other/last.pt", "no checkpoint other/last.pt"),
     ],
 )
 def test_bad_flags(run, flags, words):
@@ -638,6 +638,12 @@ def test_damaged_checkpoint(run, name, damage):
     else:
         path.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "random": os.urandom(500)}[damage])
     assert refused(run("--resume"), name, "damaged")
+
+
+def test_a_grid_goes_on_in_its_own_folder_only(run):
+    assert run("--steps 1 --seeds 1 --losses ls --settings bn_g --optimizers adam")[0] == 0
+    assert refused(run("--resume out/last.pt", out="other"), "out/last.pt", "other")
+    assert not Path("other").exists()
 
 
 def test_a_checkpoint_of_something_else_is_no_grid(run):
