@@ -5,6 +5,7 @@ import os
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Iterator
+from typing import TextIO
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "overflow")  # words in the errors of PyTorch and CUDA
 
@@ -59,10 +60,39 @@ def one_line_errors(prog: str, again: str = "") -> Iterator[None]:
 
 
 def make_output_safe() -> None:
-    """Lets output go to a terminal that knows ASCII only, and to one that has been closed."""
+    """Lets output go to a terminal that knows ASCII only, to one that is closed, and to `| head -1`."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+            if not isinstance(stream, Output):
+                setattr(sys, name, Output(stream))
+
+
+class Output:
+    """A text stream that goes on without its reader: what is written after that one has gone is dropped."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        with self.without_reader():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self.without_reader():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def without_reader(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())

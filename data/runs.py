@@ -452,17 +452,9 @@ class Log:
         names = LOG_HEADER.split(",")[1:-1]
         text = "  ".join(f"{name} {value:.4g}" for name, value in zip(names, row))
         if self.bar.disable:
-            say(f"step {step}  {text}")
+            print(f"step {step}  {text}", flush=True)
         else:
             self.bar.set_postfix_str(text)
-
-
-def say(text: str) -> None:
-    """Prints at once; a reader that has gone, like `| head -1`, does not end the run."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")
 
 
 def save_curves(log: Path) -> None:

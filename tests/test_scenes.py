@@ -219,7 +219,7 @@ def test_balance_as_the_legend_says(call, tmp_path):
     assert discriminator_loss(half, half).item() == 0.25
     assert generator_loss(half).item() == 0.125
     _, out, _ = call(scenes.main, *TINY, "--steps", 0, "--out", tmp_path / "run")
-    assert "0.25, 0.125" in out
+    assert "d_loss 0.25, g_loss 0.125" in out
 
 
 # ---------------------------------------------------------------- training step
@@ -317,6 +317,154 @@ def test_amp_computes_losses_in_float32():
     D[0].register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
     report = scenes.train_step(G, D, opt_g, opt_d, torch.rand(6, 3, 16, 16), torch.rand(6, 4), amp=True)
     assert seen == [torch.bfloat16] * 3 and report.dtype == torch.float32
+
+
+# ---------------------------------------------------------------- augmentation
+def pictures(n=6, size=16):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def numbers(n, **given):
+    """Eight numbers a picture that change nothing at strength 1, but for those that are given."""
+    values = {"brightness": 0.0, "saturation": 0.0, "contrast": 0.0, "flip": 0.5, "down": 0.0, "right": 0.0}
+    values |= {"hole_y": 9.0, "hole_x": 9.0}  # outside of the picture
+    values |= given
+    return torch.tensor([list(values.values())] * n)
+
+
+def test_augment_at_strength_0_changes_nothing():
+    u = scenes.noise(200, 8, 0, scenes.AUGMENT, 1)
+    images = pictures(200)
+    torch.testing.assert_close(scenes.augment(images, u, 0.0), images, rtol=0, atol=1e-6)
+    assert not torch.allclose(scenes.augment(images, u, 1.0), images, atol=0.1)
+
+
+def test_augment_passes_gradients_to_every_pixel_that_is_seen():
+    images = pictures().requires_grad_()
+    u = scenes.noise(6, 8, 0, scenes.AUGMENT, 1)
+    scenes.augment(images, u).square().sum().backward()
+    assert torch.isfinite(images.grad).all()
+    assert (images.grad.abs().sum((1, 2, 3)) > 0).all()  # every picture
+    images.grad = None
+    scenes.augment(
+        images, numbers(6, down=0.99)
+    ).sum().backward()  # two rows down: two rows leave the picture
+    torch.testing.assert_close(images.grad[:, :, -2:], torch.zeros(6, 3, 2, 16))
+    torch.testing.assert_close(images.grad[:, :, :-2], torch.ones(6, 3, 14, 16))
+
+
+def test_augment_gradients_agree_with_differences():
+    images = pictures(2, 8).double().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: scenes.augment(x, scenes.noise(2, 8, 0, scenes.AUGMENT, 3).double(), 0.5), images
+    )
+
+
+@pytest.mark.parametrize("u, pixels", [(-0.99, -2), (-0.5, -1), (0.0, 0), (0.5, 1), (0.99, 2)])
+def test_augment_shifts_by_whole_pixels_up_to_an_eighth(u, pixels):
+    images = pictures()  # 16 x 16
+    down, right = scenes.augment(images, numbers(6, down=u)), scenes.augment(images, numbers(6, right=u))
+    expected = torch.zeros_like(images)
+    if pixels >= 0:
+        expected[:, :, pixels:] = images[:, :, : 16 - pixels]
+    else:
+        expected[:, :, :pixels] = images[:, :, -pixels:]
+    torch.testing.assert_close(down, expected)
+    turned = scenes.augment(images.transpose(2, 3), numbers(6, down=u)).transpose(2, 3)
+    torch.testing.assert_close(right, turned)
+
+
+def test_augment_shifts_in_all_directions_equally_often():
+    u = scenes.noise(5000, 8, 0, scenes.AUGMENT, 1)
+    u[:, [0, 1, 2, 6, 7]] = numbers(1)[:, [0, 1, 2, 6, 7]]
+    u[:, 3] = 0.5
+    image = torch.zeros(5000, 3, 16, 16)
+    image[:, :, 8, 8] = 1
+    seen = scenes.augment(image, u)[:, 0].sum(0)
+    # Colour is neutral here, so that the one white pixel stays white; it comes to 5 x 5 places.
+    assert (seen[6:11, 6:11] > 130).all() and (seen[6:11, 6:11] < 270).all()  # 200 each
+    assert seen.sum() == pytest.approx(5000, abs=1)
+
+
+def test_augment_mirrors_half_of_the_pictures():
+    images = pictures()
+    torch.testing.assert_close(scenes.augment(images, numbers(6, flip=-0.01)), images.flip(3))
+    torch.testing.assert_close(scenes.augment(images, numbers(6, flip=0.01)), images)
+
+
+def test_augment_colours_as_diffaugment_does():
+    images = pictures()
+    torch.testing.assert_close(scenes.augment(images, numbers(6, brightness=-1.0)), images - 0.5)
+    grey = scenes.augment(images, numbers(6, saturation=-1.0))
+    torch.testing.assert_close(grey, images.mean(1, keepdim=True).expand(6, 3, 16, 16))
+    flat = scenes.augment(images, numbers(6, contrast=-1.0))
+    torch.testing.assert_close(flat.mean((1, 2, 3)), images.mean((1, 2, 3)))
+    torch.testing.assert_close(flat.std((1, 2, 3)), images.std((1, 2, 3)) / 2)
+
+
+def test_augment_cuts_out_a_square_of_half_the_side():
+    hole = scenes.augment(pictures(), numbers(6, hole_y=0.0, hole_x=0.0)) == 0
+    expected = torch.zeros(16, 16, dtype=torch.bool)
+    expected[4:12, 4:12] = True
+    assert (hole == expected).all()
+    assert (scenes.augment(pictures(), numbers(6, hole_y=-1.0, hole_x=-1.0)) == 0)[
+        :, :, :4, :4
+    ].all()  # cut off by the edge
+
+
+def test_augment_is_a_function_of_seed_and_step():
+    images = pictures()
+
+    def seen(seed, step):
+        return scenes.augment(images, scenes.noise(6, 8, seed, scenes.AUGMENT, step))
+
+    assert torch.equal(seen(0, 1), seen(0, 1))
+    assert not torch.equal(seen(0, 1), seen(0, 2))
+    assert not torch.equal(seen(0, 1), seen(1, 1))
+    one, two = seen(0, 1)[:2]
+    assert not torch.allclose(one - images[0], two - images[1], atol=0.1)  # each picture its own
+
+
+def test_augment_of_a_batch_is_that_of_its_parts():
+    """So several processes can share a batch."""
+    images, u = pictures(), scenes.noise(6, 8, 0, scenes.AUGMENT, 1)
+    torch.testing.assert_close(scenes.augment(images, u)[2:4], scenes.augment(images[2:4], u[2:4]))
+
+
+def test_processes_share_the_random_numbers_of_a_step():
+    args = scenes.parse_args(["--augment", "0.5", "--batch-size", "6"])
+    device = torch.device("cpu")
+    whole = scenes.draw_u(args, 3, slice(None), device)
+    assert whole.shape == (2, 6, 8)  # for real and for fake
+    assert not torch.equal(whole[0], whole[1])
+    halves = [scenes.draw_u(args, 3, share, device) for share in (slice(0, 3), slice(3, 6))]
+    assert torch.equal(torch.cat(halves, 1), whole)
+    assert not torch.equal(scenes.draw_u(args, 4, slice(None), device), whole)
+    args.augment = 0
+    assert scenes.draw_u(args, 3, slice(None), device) is None
+
+
+def test_a_step_augments_real_and_fake_pictures(monkeypatch):
+    """With numbers of their own; and G's gradient passes through."""
+    seen, augment = [], scenes.augment
+
+    def noted(images, u, strength):
+        images = augment(images, u, strength)
+        seen.append(images.detach().clone())
+        return images
+
+    monkeypatch.setattr(scenes, "augment", noted)
+    G, D, opt_g, opt_d = make_nets()
+    answered = []
+    D.register_forward_pre_hook(lambda net, inputs: answered.append(inputs[0].detach().clone()))
+    real, z = torch.rand(6, 3, 16, 16).double() * 2 - 1, torch.rand(6, 4).double() * 2 - 1
+    u = scenes.noise(12, 8, 0, scenes.AUGMENT, 1).view(2, 6, 8).double()
+    with torch.no_grad():
+        fake = copy.deepcopy(G)(z)
+    scenes.train_step(G, D, opt_g, opt_d, real, z, u=u, strength=0.5)
+    torch.testing.assert_close(seen, [augment(real, u[0], 0.5), augment(fake, u[1], 0.5)])
+    torch.testing.assert_close(answered, [seen[0], seen[1], seen[1]])
+    assert all(p.grad.abs().sum() > 0 for p in G.parameters() if p.ndim > 1)
 
 
 # ---------------------------------------------------------------- pictures
