@@ -91,11 +91,11 @@ def grid_d(size, bn):
 
 
 def mixture_g():
-    return digests(fill(gaussian_mixture.Generator(1, range(2), z_dim=5)), wave((2, 4, 5), 0))
+    return digests(fill(gaussian_mixture.Generator(models=2, z_dim=5)), wave((2, 4, 5), 0))
 
 
 def mixture_d():
-    return digests(fill(gaussian_mixture.Discriminator(1, range(2))), wave((2, 4, 2), 0))
+    return digests(fill(gaussian_mixture.Discriminator(models=2)), wave((2, 4, 2), 0))
 
 
 NETWORKS = {
@@ -216,7 +216,7 @@ TINY = {  # the smallest run of each script, and where its checkpoint lies
     "stability_grid": (
         "--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 512"
         " --seeds 1 --settings bn_g --optimizers adam --losses ls",
-        "bn_g-adam-ls-seed0/cell.pt",
+        "bn_g-adam-ls-seed0/last.pt",
     ),
     "gaussian_mixture": ("--z-dim 4 --seeds 1 --losses ls", "last.pt"),
 }
