@@ -314,9 +314,10 @@ def test_amp_computes_losses_in_float32():
     G, D, opt_g, opt_d = make_nets()
     G.float(), D.float()
     seen = []
-    D[0].register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+    for layer in (D[0], D[-2]):
+        layer.register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
     report = scenes.train_step(G, D, opt_g, opt_d, torch.rand(6, 3, 16, 16), torch.rand(6, 4), amp=True)
-    assert seen == [torch.bfloat16] * 3 and report.dtype == torch.float32
+    assert seen == [torch.bfloat16, torch.float32] * 3 and report.dtype == torch.float32
 
 
 # ---------------------------------------------------------------- augmentation
