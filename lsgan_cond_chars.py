@@ -292,7 +292,7 @@ def sample(args: Namespace) -> None:
         if (out / name).exists():
             raise DataError(f"{out / name} exists; --out FOLDER writes elsewhere")
     device = runs.pick_device(args.gpu)
-    table = runs.load_checkpoint(args.sample)["table"]
+    table = load_table(args.sample)
     with torch.random.fork_rng(devices=[]):  # as in make_networks
         G = Generator(len(table), args.width, args.z_dim)
     if args.ema:
@@ -316,6 +316,14 @@ def sample(args: Namespace) -> None:
     columns = len(args.text) if args.text else 8
     save_grid(pictures[:64].flatten(0, 1), out / "grid.png", columns)
     print(f"wrote {out / 'samples.npy'} ({y.numel()} pictures), labels.npy and grid.png")
+
+
+def load_table(path: str) -> list[str]:
+    """The names of a checkpoint's classes."""
+    table = runs.load_checkpoint(path).get("table")
+    if not isinstance(table, list) or not all(isinstance(name, str) for name in table):
+        raise DataError(f"{path} is not a checkpoint of characters: it holds no names of classes")
+    return table
 
 
 def choose_labels(args: Namespace, table: list[str]) -> Tensor:
@@ -368,7 +376,7 @@ def open_data(args: Namespace, world: int) -> Characters:
             f"--batch-size {args.batch_size} must be a multiple of the number of processes, {world},"
             f" at least 2 for each, and at most the number of pictures, {n}"
         )
-    if args.resume and runs.load_checkpoint(args.resume).get("table") != characters.table:
+    if args.resume and load_table(args.resume) != characters.table:
         raise DataError(f"the {len(characters.table)} classes of {args.data} are not those of {args.resume}")
     return characters
 
