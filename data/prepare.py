@@ -37,7 +37,7 @@ def prepare(
     images = Images(source, size, fit, limit)
     n = len(images)
     about = {"fingerprint": source.fingerprint, "size": size, "fit": fit, "count": n}
-    about["limit"] = None if n == len(source) else n
+    about["limit"] = None if n == source.n else n
     if is_complete(path, about):
         return path
 

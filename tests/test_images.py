@@ -487,32 +487,41 @@ def test_an_npz_is_no_array(tmp_path):
     assert "is no folder, LMDB directory or whole array" in complaint(tmp_path / "x.npz")
 
 
+def test_an_array_that_goes_away_is_one_line(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((2, 16, 16, 3), np.uint8))
+    dataset = open_images(str(tmp_path / "x.npy"), 16)
+    (tmp_path / "x.npy").unlink()
+    with pytest.raises(DataError, match="x.npy cannot be read"):
+        dataset[[0]]
+
+
 def test_an_array_in_fortrans_order_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.asfortranarray(np.zeros((2, 16, 16, 3), np.uint8)))
     assert "Fortran" in complaint(tmp_path / "x.npy")
 
 
 DAMAGED_JSON = {
-    "no JSON": ("{", "is damaged"),
-    "deep": ("[" * 100_000, "is damaged"),
-    "no dict": ("[1]", "no JSON object"),
-    "limit": ('{"limit": "many"}', "limit is no number"),
-    "no labels": ('{"classes": ["a"]}', "there are not 3 labels"),
-    "too few labels": ('{"classes": ["a"], "labels": [0, 0]}', "there are not 3 labels"),
-    "too many labels": ('{"classes": ["a"], "labels": [0, 0, 0, 0]}', "there are not 3 labels"),
-    "out of range": ('{"classes": ["a"], "labels": [0, 1, 0]}', "a label is not one of 1 classes"),
-    "negative": ('{"classes": ["a"], "labels": [0, -1, 0]}', "a label is not one of 1 classes"),
-    "no numbers": ('{"classes": ["a"], "labels": ["a", "a", "a"]}', "a label is not one of 1 classes"),
-    "no names": ('{"classes": [1], "labels": [0, 0, 0]}', "classes are no list of names"),
+    "no JSON": "{",
+    "deep": "[" * 100_000,
+    "no dict": "[1]",
+    "limit": '{"limit": "many"}',
+    "no labels": '{"classes": ["a"]}',
+    "too few labels": '{"classes": ["a"], "labels": [0, 0]}',
+    "too many labels": '{"classes": ["a"], "labels": [0, 0, 0, 0]}',
+    "out of range": '{"classes": ["a"], "labels": [0, 1, 0]}',
+    "negative": '{"classes": ["a"], "labels": [0, -1, 0]}',
+    "no numbers": '{"classes": ["a"], "labels": ["a", "a", "a"]}',
+    "fractions": '{"classes": ["a"], "labels": [0.5, 0, 0]}',
+    "no classes": '{"classes": 3, "labels": [0, 0, 0]}',
 }
 
 
-@pytest.mark.parametrize("content, text", DAMAGED_JSON.values(), ids=DAMAGED_JSON)
-def test_a_damaged_json_beside_an_array_is_named(tmp_path, capsys, content, text):
+@pytest.mark.parametrize("content", DAMAGED_JSON.values(), ids=DAMAGED_JSON)
+def test_a_damaged_json_beside_an_array_is_named(tmp_path, capsys, content):
     np.save(tmp_path / "x_16_squash.npy", np.zeros((3, 16, 16, 3), np.uint8))
     (tmp_path / "x_16_squash.json").write_text(content)
     said = complaint(tmp_path / "x_16_squash.npy")
-    assert said.startswith(f"{tmp_path}/x_16_squash.json") and text in said and len(said) < 500
+    assert said.startswith(f"{tmp_path}/x_16_squash.json is damaged") and len(said) < 500
     write_lmdb(tmp_path / "x_lmdb", numbered(3))  # the pictures themselves are still there: they will do
     assert pixels(open_images(str(tmp_path / "x"), 16)).any()
     assert "not using" in capsys.readouterr().err
