@@ -23,7 +23,7 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +63,7 @@ PAPER = {  # section 4.2, judged by eye: with least squares, with the sigmoid lo
     ("bn_gd", "adam"): ("slight mode collapse", "slight mode collapse"),
     ("bn_gd", "rmsprop"): ("better than sigmoid", "slight mode collapse"),
 }
+FEATURES = {"random": 64, "classifier": 128, "inception": 2048}  # how many an extractor of data.score makes
 QUICK = (
     "--size 32 --width 16 --z-dim 64 --lr 1e-3 --batch-size 16 --steps 1600 --seeds 2 --sample-every 400"
 ).split()
@@ -175,18 +176,17 @@ class Generator(nn.Sequential):
 
     def __init__(self, size: int = 64, width: int = 64, z_dim: int = 1024, bn: bool = False):
         stages = 4 if size >= 64 else 3
-        channels = [width * 2**i for i in reversed(range(stages))] + [3]  # 512, 256, 128, 64, 3
         side = size // 2**stages
+        channels = [width * 2**i for i in reversed(range(stages))] + [3]  # 512, 256, 128, 64, 3
         layers = [
             nn.Linear(z_dim, channels[0] * side * side),
             nn.Unflatten(1, (channels[0], side, side)),  # 512 x 4 x 4
         ]
-        for c_in, c_out in zip(
-            channels, channels[1:]
-        ):  # 256 x 8 x 8, 128 x 16 x 16, 64 x 32 x 32, 3 x 64 x 64
+        for c_in, c_out in zip(channels, channels[1:]):
             if bn:
                 layers.append(nn.BatchNorm2d(c_in))
             layers.append(nn.ReLU(inplace=True))
+            # 256 x 8 x 8, 128 x 16 x 16, 64 x 32 x 32, 3 x 64 x 64
             layers.append(nn.ConvTranspose2d(c_in, c_out, 5, stride=2, padding=2, output_padding=1))
         super().__init__(*layers, nn.Tanh())
 
@@ -196,12 +196,11 @@ class Discriminator(nn.Sequential):
 
     def __init__(self, size: int = 64, width: int = 64, bn: bool = True):
         stages = 4 if size >= 64 else 3
-        channels = [3] + [width * 2**i for i in range(stages)]  # 3, 64, 128, 256, 512
         side = size // 2**stages
+        channels = [3] + [width * 2**i for i in range(stages)]  # 3, 64, 128, 256, 512
         layers = []
-        for c_in, c_out in zip(
-            channels, channels[1:]
-        ):  # 64 x 32 x 32, 128 x 16 x 16, 256 x 8 x 8, 512 x 4 x 4
+        for c_in, c_out in zip(channels, channels[1:]):
+            # 64 x 32 x 32, 128 x 16 x 16, 256 x 8 x 8, 512 x 4 x 4
             layers.append(nn.Conv2d(c_in, c_out, 5, stride=2, padding=2))
             if bn and len(layers) > 1:  # not after the first convolution
                 layers.append(nn.BatchNorm2d(c_out))
@@ -325,7 +324,6 @@ RULE = (
     " it has diverged (noise lies at 0.65 or higher). Below 0.95 it has collapsed instead if its diversity is"
     " below 0.5: its pictures differ, root mean square, less than half as much as real ones."
 )
-FEATURES = {"random": 64, "classifier": 128, "inception": 2048}  # how many an extractor of data.score makes
 
 
 def verdict(fid: float, diversity: float, real: float, untrained: float) -> str:
@@ -394,13 +392,13 @@ class Judge:
 
 
 # ---------------------------------------------------------------- cells
-COLUMNS = (
-    *("step", "d_loss", "g_loss", "d_real", "d_fake"),
-    *("FID", "KID", "IS", "precision", "recall", "diversity"),
-)
+LOSS_COLUMNS = ("step", "d_loss", "g_loss", "d_real", "d_fake")
+COLUMNS = (*LOSS_COLUMNS, "FID", "KID", "IS", "precision", "recall", "diversity")
 
 
 class Cell(NamedTuple):
+    """One run of the grid."""
+
     setting: str
     optimizer: str
     loss: str
@@ -431,9 +429,8 @@ def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
         G = Generator(args.size, args.width, args.z_dim, bn_g)
         D = Discriminator(args.size, args.width, bn_d)
     state = {"G": G, "D": D}
-    scale = (
-        1 if cell.loss == "sigmoid" else args.batch_size
-    )  # the authors average this loss, and sum the other
+    # Over a batch the authors average the sigmoid loss and sum least squares; we average both.
+    scale = 1 if cell.loss == "sigmoid" else args.batch_size
     for net, stream, name in ((G, INIT_G, "opt_g"), (D, INIT_D, "opt_d")):
         init_weights(net, torch_rng(cell.seed, stream))
         init_gamma(net, cell.seed, stream)
@@ -487,7 +484,7 @@ def write_log(run: Run) -> None:
 
 def add_row(run: Run, measured: dict[str, float]) -> None:
     """Adds what was measured at this step to the log and shows it; what is missing there is nan."""
-    row = dict(zip(COLUMNS, [run.step, *run.losses.tolist()])) | measured
+    row = dict(zip(LOSS_COLUMNS, [run.step, *run.losses.tolist()])) | measured
     values = [row.get(name, math.nan) for name in COLUMNS]
     run.rows.append(",".join(f"{value:.7g}" for value in values) + "\n")
     shown = [f"{name} {value:.4g}" for name, value in zip(COLUMNS, values)]
@@ -495,10 +492,15 @@ def add_row(run: Run, measured: dict[str, float]) -> None:
 
 
 def train_cells(
-    cells: list[Cell], args: Namespace, pictures: Tensor | Images, judge: Judge, device, caught: list[int]
+    cells: list[Cell],
+    args: Namespace,
+    pictures: Tensor | Images,
+    judge: Judge,
+    device: torch.device,
+    caught: list[int],
 ) -> None:
     """Trains cells of one seed side by side, as they share pictures and z, until `caught` holds a signal."""
-    live = [start_cell(cell, args, device) for cell in cells]
+    live = [start_cell(cell, args, device) for cell in cells]  # those that have not diverged
     seed = cells[0].seed
     start = min(run.step for run in live)
     order = batch_order(len(pictures), args.batch_size, seed, start, slice(None))
@@ -512,9 +514,11 @@ def train_cells(
         z = runs.to_device(noise(args.batch_size, args.z_dim, seed, Z, step), device)
         behind = [run for run in live if run.step < step]  # all, but after a kill while cells were saved
         for run in behind:
-            G, D, opt_g, opt_d = (run.state[name] for name in ("G", "D", "opt_g", "opt_d"))
+            state = run.state
             loss, a, b, c = LOSSES[run.cell.loss]
-            run.losses = train_step(G, D, opt_g, opt_d, real, z, loss, a, b, c)
+            run.losses = train_step(
+                state["G"], state["D"], state["opt_g"], state["opt_d"], real, z, loss, a, b, c
+            )
             run.step = step
         # Up to here nothing waits for the device.
 
@@ -551,6 +555,11 @@ def finished(out: Path, cells: list[Cell], steps: int) -> dict[Cell, np.ndarray]
     return logs
 
 
+def unique(items: Iterable) -> list:
+    """Each item once, in the order of their first appearance."""
+    return list(dict.fromkeys(items))
+
+
 def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
     """Markdown: a line for each setting, optimizer and loss, with how many seeds got which verdict."""
     scores = ["FID"]
@@ -558,7 +567,7 @@ def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
         scores.append("IS")
     lines = [["cell", *VERDICTS, *scores, "the paper"]]
     lines.append(["---"] * len(lines[0]))
-    for setting, optimizer, loss in dict.fromkeys(cell[:3] for cell in logs):
+    for setting, optimizer, loss in unique(cell[:3] for cell in logs):
         seeds = [cell for cell in logs if cell[:3] == (setting, optimizer, loss)]
         found = [verdicts[cell] for cell in seeds]
         counts = [str(found.count(word)) for word in VERDICTS]
@@ -607,8 +616,8 @@ def draw_figure7(out: Path, logs: dict[Cell, np.ndarray], verdicts: dict[Cell, s
     """A row for each setting and optimizer: each loss's best and worst seed, then FID and diversity."""
     from matplotlib.figure import Figure  # slow to import
 
-    rows = list(dict.fromkeys((cell.setting, cell.optimizer) for cell in logs))
-    losses = list(dict.fromkeys(cell.loss for cell in logs))
+    rows = unique((cell.setting, cell.optimizer) for cell in logs)
+    losses = unique(cell.loss for cell in logs)
     figure = Figure(figsize=(5 * len(losses) + 5, 2.7 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 2 * len(losses) + 2, squeeze=False)
     for row, axes in zip(rows, panels):
@@ -658,7 +667,7 @@ def due(step: int, every: int, last: int) -> bool:
 
 
 def open_data(args: Namespace, device: torch.device) -> tuple[Tensor | Images, Images]:
-    """The pictures, on the device if they fit there, else to be read by workers; and where they are from."""
+    """The pictures, on the device if they fit there, else to be read by workers; and the set with its labels."""
     images = open_images(args.data, args.size, args.fit, args.limit or None)
     if args.batch_size > len(images):
         raise DataError(f"--batch-size {args.batch_size} is larger than the data: {len(images)} pictures")
@@ -690,6 +699,7 @@ def open_cells(out: Path, cells: list[Cell], resume: bool) -> Iterator[None]:
 
 
 def args_text(args: Namespace) -> bytes:
+    """What args.json holds."""
     text = json.dumps(runs.saved_args(args), indent=1, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace")  # a path may hold bytes that are not UTF-8
 
@@ -720,7 +730,8 @@ def train(args: Namespace) -> None:
     that are finished, so that the last one's report is complete; nobody waits for a process that has died.
     """
     device = runs.pick_device(args.gpu)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
+    rank = int(os.environ.get("RANK", 0))  # these two are set by torchrun
+    world = int(os.environ.get("WORLD_SIZE", 1))
     runs.set_arithmetic(args.tf32)
     pictures, images = open_data(args, device)
     if args.resume:
@@ -729,8 +740,8 @@ def train(args: Namespace) -> None:
     out = Path(args.out)
 
     with runs.open_run(out, args.resume, rank):
+        saved = runs.saved_args(args)
         if rank == 0:
-            saved = runs.saved_args(args)
             runs.save_checkpoint(out / "last.pt", {}, args=saved, step=0, log=[], data=images.fingerprint)
             with runs.write_file(out / "args.json") as file:
                 file.write(args_text(args))
@@ -739,27 +750,26 @@ def train(args: Namespace) -> None:
 
         judge = Judge(pictures, images.labels, args.extractor, device)
         judge.untrained = judge.measure(draw_untrained(judge.n, args))["FID"]
-        about = (
-            f"{len(images):,} pictures on {device} with torch {torch.__version__}: {runs.saved_args(args)}"
-        )
+        about = f"{len(images):,} pictures on {device} with torch {torch.__version__}: {saved}"
         if rank == 0:
             print(f"{out}: {about}\n{judge.describe()}", flush=True)
 
         done = finished(out, cells, args.steps)
         todo = [cell for cell in cells[rank::world] if cell not in done]
         with runs.catch_signals() as caught:
-            for seed in range(args.seed, args.seed + args.seeds):
+            for seed in unique(cell.seed for cell in todo):
                 mine = [cell for cell in todo if cell.seed == seed]
-                if mine and not caught:
-                    with open_cells(out, mine, bool(args.resume)):
-                        train_cells(mine, args, pictures, judge, device, caught)
-                    write_report(out, cells, args.steps, judge, about)
+                with open_cells(out, mine, bool(args.resume)):
+                    train_cells(mine, args, pictures, judge, device, caught)
+                write_report(out, cells, args.steps, judge, about)
+                if caught:
+                    break
 
         table = write_report(out, cells, args.steps, judge, about)
         missing = len(cells) - len(finished(out, cells, args.steps))
         if missing and world > 1:
             print(
-                f"rank {rank} ends; {missing} cells are not finished: --resume trains those of dead processes"
+                f"rank {rank} ends; {missing} cells are not finished: --resume trains what a dead rank left"
             )
         else:
             print(table)

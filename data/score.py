@@ -161,7 +161,9 @@ def load_classifier(train: Labelled, test: Labelled, device: Device = "cpu") -> 
     path = cache_path(f"classifier-{made_of[:16]}.pt")  # other data, other file
     net = Network(some.shape[-1], 128, classes)
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # where no lock can be made, each process trains its own
+        with contextlib.suppress(
+            OSError, NotImplementedError
+        ):  # where no lock can be made, each process trains its own
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(f"{path}.lock"))
         if not read_classifier(path, net):

@@ -16,44 +16,50 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 import lsgan_cond_chars as chars
+from data import runs
 from data.characters import open_characters
-from data.extractors import Labelled, Network, count_hits, features, fetch
+from data.score import Labelled, Network, count_hits, features, fetch
 
 
-def draw_generated(checkpoint, saved, n, device):
+def draw_generated(checkpoint, saved, classes, n, device):
     """n generated characters of every class."""
-    classes = len(saved["table"])
-    G = chars.Generator(classes, saved["width"], saved["z_dim"])
-    chars.load_checkpoint(checkpoint, {"G": G.to(device)})
-    labels, pictures = np.arange(classes).repeat(n), []
-    for i, y in enumerate(torch.from_numpy(labels).split(64)):
+    G = chars.Generator(classes, saved["width"], saved["z_dim"]).to(device)
+    if saved["ema"]:
+        averaged = AveragedModel(G)
+        runs.load_checkpoint(checkpoint, {"ema": averaged})
+        G = averaged.module
+    else:
+        runs.load_checkpoint(checkpoint, {"G": G})
+    labels, pictures = torch.arange(classes).repeat_interleave(n), []
+    for i, y in enumerate(labels.split(64)):
         z = chars.noise(64, saved["z_dim"], 0, chars.SAMPLE, i)[: len(y)]
         pictures.append(chars.generate(G, z.to(device), y.to(device))[..., 0])
-    return Labelled(torch.cat(pictures).numpy(), labels)
+    return Labelled(torch.cat(pictures), labels)
 
 
 def draw_real(data, n, seed):
     """n characters of every class, or all there are; of the same seed, more contain fewer."""
-    order = np.random.default_rng(seed).permutation(len(data.labels))
-    rows = np.concatenate([order[data.labels[order] == y][:n] for y in range(len(data.table))])
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(data.labels)))
+    rows = torch.cat([order[data.labels[order] == y][:n] for y in range(len(data.table))])
     return Labelled(data.pictures[rows], data.labels[rows])
 
 
 def train(parts, classes, steps, seed, device):
-    """data.extractors' classifier; a batch has equally many pictures of each part."""
+    """data.score's classifier; a batch has equally many pictures of each part."""
     random, net = np.random.default_rng(seed), Network(28, 128, classes, seed).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
     for _ in range(steps):
         drawn = [random.integers(len(part.labels), size=64 // len(parts)) for part in parts]
         x = torch.cat([fetch(part.pictures, rows, device) for part, rows in zip(parts, drawn)])
-        y = np.concatenate([part.labels[rows] for part, rows in zip(parts, drawn)])
+        y = torch.cat([part.labels[rows] for part, rows in zip(parts, drawn)]).to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             logits = net.head(net(x.roll(tuple(random.integers(-1, 2, size=2)), (2, 3)))).float()
-        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(y).to(device), label_smoothing=0.1)
+        loss = torch.nn.functional.cross_entropy(logits, y, label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -69,12 +75,13 @@ def main():
     for flag, default in (("generated", 100), ("steps", 400), ("seeds", 2), ("gpu", -1)):
         parser.add_argument(f"--{flag}", type=int, default=default)
     args = parser.parse_args()
-    device, saved = chars.pick_device(args.gpu), chars.load_checkpoint(args.checkpoint, {})["args"]
+    device, checkpoint = runs.pick_device(args.gpu), runs.load_checkpoint(args.checkpoint)
+    saved, table = checkpoint["args"], checkpoint["table"]
     settings = args.data or saved["data"], saved["charset"], saved["classes"] or None, saved["fit"]
     data, test = (open_characters(*settings, split) for split in ("train", "test"))
-    if data.table != saved["table"]:
+    if data.table != table:
         sys.exit("these are not the classes of the checkpoint")
-    generated = draw_generated(args.checkpoint, saved, args.generated, device)
+    generated = draw_generated(args.checkpoint, saved, len(table), args.generated, device)
     print(
         f"{len(data.table)} classes, {args.generated} generated each, {args.steps} steps, {args.seeds} seeds"
     )

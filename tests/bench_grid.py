@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 import stability_grid as grid
+from data import runs
 
 
 def make(seed, args, device, optimizer=True):
@@ -27,7 +28,7 @@ def make(seed, args, device, optimizer=True):
     G = grid.Generator(args.size, args.width, args.z_dim)
     D = grid.Discriminator(args.size, args.width, bn=False)
     for net, stream in ((G, grid.INIT_G), (D, grid.INIT_D)):
-        grid.init_weights(net, grid.rng(seed, stream, 0))
+        grid.init_weights(net, grid.torch_rng(seed, stream))
         net.to(device, memory_format=torch.channels_last)
     optimizers = [grid.make_optimizer(net.parameters()) for net in (G, D)] if optimizer else []
     return [G, D, *optimizers]
@@ -88,55 +89,60 @@ def two_processes(args, device):
     return run
 
 
+def stack_weights(copies):
+    """One network in several copies -> a list of (module, stacked weight, stacked bias), or of (module,)."""
+    net = []
+    for modules in zip(*copies):
+        if not list(modules[0].parameters()):
+            net.append((modules[0],))
+            continue
+        join = torch.stack if isinstance(modules[0], torch.nn.Linear) else torch.cat
+        weight, bias = join([m.weight for m in modules]), join([m.bias for m in modules])
+        net.append((modules[0], weight.detach().requires_grad_(), bias.detach().requires_grad_()))
+    return net
+
+
+def forward_grouped(net, x, cells):
+    """A net of stack_weights at x [cells, B, features]; between convolutions [B, cells * channels, H, W]."""
+    for module, *stacked in net:
+        if isinstance(module, torch.nn.Linear):
+            weight, bias = stacked
+            x = torch.baddbmm(bias[:, None], x, weight.mT)
+        elif isinstance(module, torch.nn.Unflatten):
+            x = x.unflatten(2, module.unflattened_size).transpose(0, 1).flatten(1, 2)
+            x = x.contiguous(memory_format=torch.channels_last)
+        elif isinstance(module, torch.nn.ConvTranspose2d):
+            x = F.conv_transpose2d(x, *stacked, 2, 2, 1, groups=cells)
+        elif isinstance(module, torch.nn.Conv2d):
+            x = F.conv2d(x, *stacked, 2, 2, groups=cells)
+        elif isinstance(module, torch.nn.Flatten) and x.dim() == 4:
+            x = x.unflatten(1, (cells, -1)).transpose(0, 1).flatten(2)
+        elif isinstance(module, torch.nn.Flatten):
+            x = x.flatten(1)
+        else:
+            x = module(x)
+    return x
+
+
 def grouped(args, device):
     """All cells as one network: convolutions in groups, one a cell; linear layers as batched products."""
     cells = [make(k, args, device, False) for k in range(args.cells)]
     real, z = draw(args.cells, args, device)
-    nets, params = [], []  # of G and of D: modules, each with its stacked weight and bias if it has any
-    for copies in zip(*cells):
-        net = []
-        for modules in zip(*copies):
-            join, stacked = torch.stack if isinstance(modules[0], torch.nn.Linear) else torch.cat, ()
-            if list(modules[0].parameters()):
-                pairs = ([m.weight for m in modules], [m.bias for m in modules])
-                stacked = tuple(join(tensors).detach().requires_grad_() for tensors in pairs)
-            net.append((modules[0], *stacked))
-        nets.append(net)
-        params.append([p for _, *stacked in net for p in stacked])
-    (G, D), (opt_g, opt_d) = nets, map(grid.make_optimizer, params)
-
-    def forward(net, x):  # between convolutions: [B, cells * channels, H, W]
-        for module, *stacked in net:
-            if isinstance(module, torch.nn.Linear):
-                weight, bias = stacked
-                x = torch.baddbmm(bias[:, None], x, weight.mT)  # [cells, B, features]
-            elif isinstance(module, torch.nn.Unflatten):
-                x = x.unflatten(2, module.unflattened_size).transpose(0, 1).flatten(1, 2)
-                x = x.contiguous(memory_format=torch.channels_last)
-            elif isinstance(module, torch.nn.ConvTranspose2d):
-                x = F.conv_transpose2d(x, *stacked, 2, 2, 1, groups=args.cells)
-            elif isinstance(module, torch.nn.Conv2d):
-                x = F.conv2d(x, *stacked, 2, 2, groups=args.cells)
-            elif isinstance(module, torch.nn.Flatten) and x.dim() == 4:
-                x = x.unflatten(1, (args.cells, -1)).transpose(0, 1).flatten(2)
-            elif isinstance(module, torch.nn.Flatten):
-                x = x.flatten(1)
-            else:
-                x = module(x)
-        return x
-
+    G, D = (stack_weights(copies) for copies in zip(*cells))
+    opt_g, opt_d = (grid.make_optimizer([p for _, *stacked in net for p in stacked]) for net in (G, D))
     real = real.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
     def run():
         for _ in range(args.steps):
-            fake = forward(G, z)
-            d_real, d_fake = forward(D, real), forward(D, fake.detach())
+            fake = forward_grouped(G, z, args.cells)
+            d_real = forward_grouped(D, real, args.cells)
+            d_fake = forward_grouped(D, fake.detach(), args.cells)
             opt_d.zero_grad()
             (0.5 * (d_real - 1).square().mean(1) + 0.5 * d_fake.square().mean(1)).sum().backward()
             opt_d.step()
             frozen = [(module, *(p.detach() for p in stacked)) for module, *stacked in D]
             opt_g.zero_grad()
-            (0.5 * (forward(frozen, fake) - 1).square().mean(1)).sum().backward()
+            (0.5 * (forward_grouped(frozen, fake, args.cells) - 1).square().mean(1)).sum().backward()
             opt_g.step()
 
     return run
@@ -214,7 +220,7 @@ def main():
     add("--gpu", type=int, default=-1)
     add("--ways", default=",".join(way.__name__ for way in WAYS))
     args = parser.parse_args()
-    device = grid.pick_device(args.gpu)
+    device = runs.pick_device(args.gpu)
     seconds = {}
     for way in WAYS:
         if way.__name__ in args.ways.split(",") and (way is not graphs or device.type == "cuda"):

@@ -1,5 +1,6 @@
 """The stability grid: networks, TensorFlow's RMSProp, verdicts, and cells that neither disturb nor repeat."""
 
+import ast
 import csv
 import io
 import multiprocessing
@@ -202,6 +203,28 @@ def test_losses_have_their_targets(monkeypatch):
     log = np.log
     expected = (log(1 + np.exp(-0.5)) + log(1 + np.exp(-1)) + log(2) + log(1 + np.exp(-2))) / 2
     assert found["sigmoid"] == pytest.approx((expected, (log(2) + log(1 + np.exp(2))) / 2))
+
+
+def test_networks_losses_and_step_paste_into_a_file_with_torch_alone():
+    source = Path(grid.__file__).read_text()
+    names = "Generator Discriminator init_weights discriminator_loss generator_loss TFRMSprop train_step"
+    parts = {
+        node.name: ast.get_source_segment(source, node)
+        for node in ast.parse(source).body
+        if hasattr(node, "name")
+    }
+    imports = "import torch, torch.nn.functional as F\nfrom torch import Tensor, nn"
+    pasted = {}
+    exec("\n\n".join([imports, *(parts[name] for name in names.split())]), pasted)
+    G, D = pasted["Generator"](16, 2, 4), pasted["Discriminator"](16, 2)
+    for net in (G, D):
+        pasted["init_weights"](net, torch.Generator().manual_seed(0))
+    opt_g, opt_d = (pasted["TFRMSprop"](net.parameters(), scale=3) for net in (G, D))
+    before = [p.clone() for p in (*G.parameters(), *D.parameters())]
+    for _ in range(2):
+        losses = pasted["train_step"](G, D, opt_g, opt_d, torch.zeros(3, 3, 16, 16), torch.ones(3, 4))
+    assert losses.shape == (4,) and losses.isfinite().all()
+    assert not any(torch.equal(p, q) for p, q in zip(before, (*G.parameters(), *D.parameters())))
 
 
 # ---------------------------------------------------------------- cells among others
