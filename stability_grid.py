@@ -667,7 +667,7 @@ def due(step: int, every: int, last: int) -> bool:
 
 
 def open_data(args: Namespace, device: torch.device) -> tuple[Tensor | Images, Images]:
-    """The pictures, on the device if they fit there, else to be read by workers; and the set with its labels."""
+    """The pictures, on the device if they fit there, else to be read by workers; and what they come from."""
     images = open_images(args.data, args.size, args.fit, args.limit or None)
     if args.batch_size > len(images):
         raise DataError(f"--batch-size {args.batch_size} is larger than the data: {len(images)} pictures")

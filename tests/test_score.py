@@ -379,10 +379,15 @@ def test_neighbours_show_the_copied_picture(rooms, tmp_path, capsys, monkeypatch
 
 
 # ---------------------------------------------------------------- command line
+def table_lines(capsys):
+    """What was printed, but for what the reader says of the data."""
+    return [line for line in capsys.readouterr().out.splitlines() if not line.startswith("data: ")]
+
+
 def test_the_table_names_the_extractor(rooms, tmp_path, capsys):
     np.save(tmp_path / "samples.npy", rooms[:200])
     score.main([str(tmp_path / "samples.npy"), "--data", "rooms", "--limit", "200", "--extractor", "random"])
-    lines = capsys.readouterr().out.splitlines()
+    lines = table_lines(capsys)
     assert "random, 64 features, seed 0" in lines[0] and "200 generated, 200 real" in lines[1]
     assert "needs 256 pictures on both sides" in lines[2] and lines[3].startswith("KID (random) ")
     assert len(lines) == 8 and all("(random)" in line for line in lines[2:])
@@ -418,7 +423,7 @@ def test_many_files_make_one_table_and_a_curve(rooms, tmp_path, capsys, monkeypa
     monkeypatch.setattr(Axes, "plot", lambda self, x, y, **_: drawn.append((x, y)))
     monkeypatch.setattr(Axes, "legend", lambda self, **_: None)
     score.main([*map(str, paths), *"--data rooms --limit 260 --extractor random --curve curve.png".split()])
-    lines = capsys.readouterr().out.splitlines()
+    lines = table_lines(capsys)
     assert lines[0].startswith("extractor") and "260 generated, 260 real" in lines[1]
     header, *rows = (re.split(r"  +", line) for line in lines[2:])
     assert header[:3] == ["samples", "FID (random)", "KID (random)"]
