@@ -18,20 +18,19 @@ EYE_DISTANCE = 2.2  # from the eye to the picture plane
 
 # Every room has one kind of wall and of cloth, slightly varied.
 WALLS = [
-    (0.94, 0.86, 0.68),  # cream
-    (0.66, 0.78, 0.90),  # pale blue
-    (0.72, 0.84, 0.68),  # pale green
-    (0.93, 0.72, 0.70),  # rose
+    (0.94, 0.88, 0.76),  # cream
+    (0.76, 0.85, 0.94),  # pale blue
+    (0.79, 0.89, 0.76),  # pale green
+    (0.95, 0.81, 0.79),  # rose
 ]
 CLOTHS = [
-    (0.70, 0.20, 0.18),  # red
-    (0.20, 0.34, 0.62),  # blue
-    (0.24, 0.48, 0.34),  # green
-    (0.86, 0.66, 0.24),  # mustard
-    (0.52, 0.32, 0.56),  # plum
+    (0.70, 0.30, 0.26),  # red
+    (0.30, 0.44, 0.68),  # blue
+    (0.34, 0.54, 0.42),  # green
+    (0.84, 0.70, 0.38),  # yellow
 ]
-FLOOR = (0.66, 0.46, 0.28)
-WOOD = (0.42, 0.26, 0.15)
+FLOOR = (0.68, 0.52, 0.37)
+WOOD = (0.48, 0.33, 0.22)
 CEILING = (0.93, 0.92, 0.90)
 WHITE = (0.96, 0.95, 0.92)
 
@@ -55,18 +54,18 @@ HOURS = [
         lamplight=(0.00, 0.00, 0.00),
     ),
     Hour(  # sunset
-        sky=(0.98, 0.60, 0.36),
-        land=(0.45, 0.30, 0.32),
-        daylight=(0.78, 0.71, 0.65),
-        window_light=(0.20, 0.11, 0.04),
-        lamplight=(0.08, 0.06, 0.03),
+        sky=(0.98, 0.66, 0.44),
+        land=(0.50, 0.38, 0.38),
+        daylight=(0.82, 0.76, 0.71),
+        window_light=(0.14, 0.08, 0.03),
+        lamplight=(0.04, 0.03, 0.01),
     ),
     Hour(  # night
-        sky=(0.12, 0.17, 0.44),
-        land=(0.05, 0.08, 0.18),
-        daylight=(0.40, 0.42, 0.52),
-        window_light=(0.02, 0.04, 0.12),
-        lamplight=(0.52, 0.40, 0.22),
+        sky=(0.18, 0.24, 0.50),
+        land=(0.12, 0.15, 0.28),
+        daylight=(0.56, 0.57, 0.64),
+        window_light=(0.00, 0.01, 0.04),
+        lamplight=(0.30, 0.23, 0.12),
     ),
 ]
 
@@ -83,7 +82,7 @@ class Scene(NamedTuple):
     hour: Hour
     brightness: float  # of all light
     wall: Colour
-    cloth: Colour  # of the blanket and the curtains
+    cloth: Colour  # of the blanket
     floor: Colour
     wood: Colour  # of the bed
 
@@ -92,18 +91,18 @@ def choose_scene(rng: np.random.Generator) -> Scene:
     """A room with the window above the head of the bed, more or less."""
     bed = rng.uniform(-0.6, 0.6)
     return Scene(
-        eye=(rng.uniform(-0.4, 0.4), rng.uniform(1.7, 2.0)),
-        width=rng.uniform(3.6, 4.2),
-        height=rng.uniform(2.5, 2.8),
+        eye=(rng.uniform(-0.4, 0.4), rng.uniform(1.8, 2.0)),
+        width=rng.uniform(3.7, 4.2),
+        height=rng.uniform(2.6, 2.8),
         depth=rng.uniform(1.9, 2.3),
         bed=bed,
-        window=bed + rng.uniform(-0.3, 0.3),
+        window=bed + rng.uniform(-0.2, 0.2),
         hour=HOURS[rng.integers(len(HOURS))],
         brightness=rng.uniform(0.9, 1.05),
         wall=vary(WALLS[rng.integers(len(WALLS))], rng),
         cloth=vary(CLOTHS[rng.integers(len(CLOTHS))], rng),
-        floor=shade(FLOOR, rng.uniform(0.8, 1.15)),
-        wood=shade(WOOD, rng.uniform(0.7, 1.4)),
+        floor=shade(FLOOR, rng.uniform(0.85, 1.1)),
+        wood=shade(WOOD, rng.uniform(0.8, 1.2)),
     )
 
 
@@ -181,15 +180,12 @@ def paint_walls(canvas: Canvas, scene: Scene) -> None:
 
 
 def paint_window(canvas: Canvas, scene: Scene) -> None:
-    """A window in the back wall, with curtains of the blanket's cloth."""
+    """A window in the back wall, with a view."""
     x, wall = scene.window, scene.depth
-    curtain = shade(scene.cloth, 0.9)
-    canvas.upright((x - 0.80, x + 0.80), (1.10, 2.35), wall, WHITE)  # frame
-    canvas.upright((x - 0.72, x + 0.72), (1.10, 2.27), wall, scene.hour.sky)
-    canvas.upright((x - 0.72, x + 0.72), (1.10, 1.45), wall, scene.hour.land)
-    canvas.upright((x - 0.03, x + 0.03), (1.10, 2.27), wall, WHITE)  # the bar in its middle
-    canvas.upright((x - 1.05, x - 0.60), (0.60, 2.45), wall, curtain)
-    canvas.upright((x + 0.60, x + 1.05), (0.60, 2.45), wall, curtain)
+    canvas.upright((x - 0.90, x + 0.90), (1.15, 2.40), wall, WHITE)  # frame
+    canvas.upright((x - 0.80, x + 0.80), (1.15, 2.30), wall, scene.hour.sky)
+    canvas.upright((x - 0.80, x + 0.80), (1.15, 1.50), wall, scene.hour.land)
+    canvas.upright((x - 0.03, x + 0.03), (1.15, 2.30), wall, WHITE)  # the bar in its middle
 
 
 def paint_bed(canvas: Canvas, scene: Scene) -> None:
