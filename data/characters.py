@@ -7,7 +7,7 @@ import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -252,6 +252,7 @@ def read_gnt(stream: BinaryIO) -> Iterator[tuple[str, Image.Image]]:
         offset += size
 
 
+@cache
 def name_of(tag: bytes) -> str:
     """The character that a tag of two bytes stands for."""
     name = tag.rstrip(b"\0").decode("gb18030", errors="replace")
