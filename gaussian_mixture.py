@@ -375,7 +375,7 @@ def draw_figure8(path: Path, losses: list[str], points: dict[object, Tensor], ra
     """Figure 8 of the first seed from {step: points [losses, seeds, n, 2]}, a column for each step.
 
     Two rows for each loss, the regular GAN above as in the paper: the kernel estimate, and the points
-    themselves, which show what the wide kernel hides.
+    themselves, which show what the wide kernel hides. Axes: +-4 radii, as the authors', and +-1.6.
     """
     figure = Figure(figsize=(1.2 * len(points), 2.5 * len(losses)), layout="constrained")
     rows = figure.subplots(2 * len(losses), len(points), squeeze=False)
@@ -512,9 +512,8 @@ def draw_figure1(path: Path, discriminators: dict[str, nn.Module], clouds: dict,
         for name, colour in (("near", "tab:blue"), ("far", "magenta")):
             points = clouds[name][:10]
             steps = 0.6 / row["arrow near"] * arrows(D, points, g_loss)
-            axes.quiver(
-                *points.T, *steps.T, angles="xy", scale_units="xy", scale=1, width=0.006, color=colour
-            )
+            style = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.006, "color": colour}
+            axes.quiver(*points.T, *steps.T, **style)
             axes.scatter(*points.T, s=24, color=colour, zorder=3)
         axes.text(1.2, -1.5, "real", color="dimgrey")
         axes.text(-3.3, -2.8, "near fakes", color="tab:blue")
@@ -679,7 +678,6 @@ def train(args: Namespace) -> None:
                 values = torch.cat([step_losses, measure(points[:, :, :2500], *target)], -1)
                 log["measures"][step] = values.cpu()
                 show(bar, step, losses, log["measures"][step])
-
                 if due(step, 10 * args.measure_every, args.steps):
                     log["points"][step] = points[:, :1].cpu()
 
@@ -696,7 +694,7 @@ def train(args: Namespace) -> None:
         real, _ = next(draw_batches(seeds[:1], 0, 1, 1, target, n=5120))
         points = {**log["points"], "target": real.cpu().expand(len(losses), 1, -1, -1)}
         draw_figure8(out / "figure8.png", losses, points, args.radius)
-        print((out / "table.md").read_text())
+        runs.say((out / "table.md").read_text())
 
 
 def main(argv: list[str] | None = None) -> None:
