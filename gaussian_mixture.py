@@ -636,7 +636,7 @@ def show(bar: tqdm, step: int, losses: list[str], values: Tensor) -> None:
         texts.append(f"{loss}: {mean['modes']:.1f} modes hit, by {mean['share']:.1%} of points")
     text = "; ".join(texts)
     if bar.disable:
-        runs.say(f"step {step}  {text}")
+        print(f"step {step}  {text}", flush=True)
     else:
         bar.set_postfix_str(text)
 
@@ -694,7 +694,7 @@ def train(args: Namespace) -> None:
         real, _ = next(draw_batches(seeds[:1], 0, 1, 1, target, n=5120))
         points = {**log["points"], "target": real.cpu().expand(len(losses), 1, -1, -1)}
         draw_figure8(out / "figure8.png", losses, points, args.radius)
-        runs.say((out / "table.md").read_text())
+        print((out / "table.md").read_text())
 
 
 def main(argv: list[str] | None = None) -> None:
