@@ -15,6 +15,7 @@ Range = tuple[float, float]
 VIEW = 3.0  # width and height of the square of the picture plane that is the picture
 VIEW_MIDDLE = 1.15  # height of its middle above the floor
 EYE_DISTANCE = 2.2  # from the eye to the picture plane
+GRAIN = 6.0  # grey levels, as of a photo: perfectly even walls would give every generated picture away
 
 # Every room has one kind of wall and of cloth, slightly varied.
 WALLS = [
@@ -224,4 +225,5 @@ def room(seed: int, index: int, size: int) -> np.ndarray:
     paint_window(canvas, scene)
     paint_bed(canvas, scene)
     pixels = np.asarray(canvas.image.reduce(scale)) * light(canvas, scene, size)
-    return np.minimum(pixels, 255).astype(np.uint8)
+    grain = np.random.default_rng([seed, index, 2]).standard_normal((size, size, 3), np.float32)
+    return (pixels + GRAIN * grain).clip(0, 255).astype(np.uint8)

@@ -50,7 +50,7 @@ def test_any_size_shows_the_same_scene(size):
         assert (picture.dtype, picture.shape) == (np.uint8, (size, size, 3))
         assert picture.flags.c_contiguous and picture.flags.writeable
         small = large.reshape(size, 2, size, 2, 3).mean((1, 3))
-        assert np.abs(small - picture).mean() < 2  # grey levels; other rooms are twenty times as far
+        assert np.abs(small - picture).mean() < 7  # grey levels, mostly grain; other rooms are 40 apart
 
 
 def test_no_two_rooms_are_alike(rooms):
