@@ -447,8 +447,11 @@ class Log:
         self.step, self.time = step, now
         row = [*values, speed, now - self.begin]
         self.rows.append(",".join([str(step), *(f"{value:.7g}" for value in row)]) + "\n")
-        with open(self.path, "a") as file:
-            file.write(self.rows[-1])
+        try:
+            with open(self.path, "a") as file:
+                file.write(self.rows[-1])
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be written ({error.strerror})") from error
         names = LOG_HEADER.split(",")[1:-1]
         text = "  ".join(f"{name} {value:.4g}" for name, value in zip(names, row))
         if self.bar.disable:
