@@ -9,6 +9,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
 import torch
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path_factory) -> Path:
+    """The folder of caches, one for all tests: none of them writes to the user's."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The folder of real pictures and characters that LSGAN_DATA names; skips the test without it."""
