@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from test_chars import obvious_d, obvious_step
 
 import lsgan_cond_chars as chars
+from data import runs
 
 
 class ObviousD(chars.Discriminator):
@@ -30,7 +31,7 @@ class ObviousD(chars.Discriminator):
 def make(args, device, ours, discriminator=chars.Discriminator):
     nets = chars.Generator(args.classes, args.width), discriminator(args.classes, args.width)
     for net, stream in zip(nets, (chars.INIT_G, chars.INIT_D)):
-        chars.init_weights(net, chars.rng(0, stream, 0))
+        chars.init_weights(net, chars.torch_rng(0, stream))
         net.to(device, memory_format=torch.channels_last if ours else torch.contiguous_format)
     settings = {"lr": 2e-4, "betas": (0.5, 0.999)} | ({"fused": True} if ours else {})
     return *nets, *(torch.optim.Adam(net.parameters(), **settings) for net in nets)
@@ -41,7 +42,7 @@ def main():
     for flag, default in (("classes", 3740), ("width", 256), ("batch-size", 64), ("rounds", 5), ("gpu", -1)):
         parser.add_argument(f"--{flag}", type=int, default=default)
     args = parser.parse_args()
-    device = chars.pick_device(args.gpu)
+    device = runs.pick_device(args.gpu)
     torch.manual_seed(0)
     real = torch.rand(args.batch_size, 1, 28, 28).to(device)
     z = chars.noise(args.batch_size, 1024, 0, chars.Z, 1).to(device)

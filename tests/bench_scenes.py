@@ -1,6 +1,6 @@
 """The training step of lsgan_scenes.py against the obvious loop. Prints a table, never fails.
 
-    python tests/bench_scenes.py --size 112 --width 64 --batch-size 64 --rounds 5 [--gpu 0]
+    python tests/bench_scenes.py --size 112 --width 64 --batch-size 64 --rounds 5 [--gpu 0] [--no-tf32]
 
 The obvious loop is the one that tutorials write, on the same networks: two G forwards, D's weight gradients
 computed in the G step and thrown away, contiguous memory, Adam unfused. The ways take turns; medians.
@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 import lsgan_scenes as scenes
+from data import runs
 
 
 def obvious_step(G, D, opt_g, opt_d, real, z, amp):
@@ -37,7 +38,7 @@ def make(args, device, ours):
         scenes.Discriminator(args.size, args.width).to(device),
     )
     for net, stream in zip(nets, (scenes.INIT_G, scenes.INIT_D)):
-        scenes.init_weights(net, scenes.rng(0, stream, 0))
+        scenes.init_weights(net, scenes.torch_rng(0, stream))
         net.to(memory_format=torch.channels_last if ours else torch.contiguous_format)
     settings = {"lr": 1e-3, "betas": (0.5, 0.999)} | ({"fused": True} if ours else {"foreach": False})
     return *nets, *(torch.optim.Adam(net.parameters(), **settings) for net in nets)
@@ -53,8 +54,10 @@ def main():
         ("--gpu", -1),
     ):
         parser.add_argument(flag, type=int, default=value)
+    parser.add_argument("--no-tf32", action="store_true")
     args = parser.parse_args()
-    device = scenes.pick_device(args.gpu)
+    runs.set_arithmetic(not args.no_tf32)
+    device = runs.pick_device(args.gpu)
     z = scenes.noise(args.batch_size, 1024, 0, scenes.Z, 1).to(device)
     pictures = torch.randint(256, (args.batch_size, args.size, args.size, 3), dtype=torch.uint8).to(device)
     real = pictures.permute(0, 3, 1, 2) / 127.5 - 1  # channels_last

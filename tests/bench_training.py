@@ -3,6 +3,7 @@
     LSGAN_DATA=... python tests/bench_training.py --size 64 --width 16 --batch-size 32 --steps 2000 [--gpu 0]
 
 For the photos of LSGAN_DATA as an LMDB, the same prepared, and toy rooms; without LSGAN_DATA toy rooms only.
+Each held in memory, as data of up to 2 GB are, then read in the training process and by two workers.
 Waiting is the time spent in the loader, a share of the time from the 10th step to the last. Memory is the
 process's largest so far, without the data workers'. Prints a table, never fails.
 """
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 import lsgan_scenes as scenes
-from data import prepare, runs
+from data import prepare
 
 WARM_UP = 10
 
@@ -40,13 +41,17 @@ def watch(loader, seen):
 
 
 def bench(data, flags, workers):
-    seen, load_batches = [], runs.load_batches
-    runs.load_batches = lambda *args: watch(load_batches(*args), seen)
+    """workers: None for data in memory. Share of the time spent waiting, memory at three steps in MB."""
+    seen, load_batches, in_memory = [], scenes.load_batches, scenes.IN_MEMORY
+    scenes.load_batches = lambda *args: watch(load_batches(*args), seen)
+    if workers is not None:
+        flags = [*flags, "--workers", str(workers)]
+        scenes.IN_MEMORY = 0
     out = tempfile.mkdtemp()
     try:
-        scenes.main([*flags, "--data", data, "--workers", str(workers), "--out", out])
+        scenes.main([*flags, "--data", data, "--out", out])
     finally:
-        runs.load_batches = load_batches
+        scenes.load_batches, scenes.IN_MEMORY = load_batches, in_memory
         shutil.rmtree(out)
     timed = seen[WARM_UP:]
     whole = timed[-1][0] - timed[0][0]
@@ -73,12 +78,13 @@ def main():
             shutil.copytree(Path(os.environ["LSGAN_DATA"], "lsun/bedroom_train_lmdb"), f"{spec}_train_lmdb")
             prepared = prepare.prepare(spec, args.size, out=f"{folder}/prepared.npy")
             datasets = {"prepared array": str(prepared), "LMDB, WebP": spec} | datasets
-        for (name, data), workers in ((item, n) for item in datasets.items() for n in (0, 2)):
-            share, marks = bench(data, flags, workers)
-            rows.append(f"| {name} | {workers} | {share:.1%} | {' '.join(f'{mark:,}' for mark in marks)} |")
-    print(
-        "| data | workers | waiting for data | MB after a tenth, half, all of the steps |\n|---|---|---|---|"
-    )
+        for name, data in datasets.items():
+            for where, workers in (("in memory", None), ("no worker", 0), ("2 workers", 2)):
+                share, marks = bench(data, flags, workers)
+                memory = " ".join(f"{mark:,}" for mark in marks)
+                rows.append(f"| {name} | {where} | {share:.1%} | {memory} |")
+    print("| data | read | waiting for data | MB after a tenth, half, all of the steps |")
+    print("|---|---|---|---|")
     print("\n".join(rows))
 
 
