@@ -57,7 +57,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--z-dim", type=at_least(1), default=256, help="dimension of the noise z")
     add = parser.add_argument_group("loss").add_argument
     names = list(LOSSES)
-    add("--losses", type=some_of(names), default="ls,sigmoid", help=f"any of {','.join(names)}, side by side")
+    add("--losses", type=some_of(names), default="ls,sigmoid", help=f"any of {','.join(names)}")
     add = parser.add_argument_group("optimiser").add_argument
     add("--updates", choices=["simultaneous", "alternating"], default="simultaneous", help="of D and G")
     add("--lr-d", type=at_least(0, float), default=1e-4, help="Adam's learning rate for D")
