@@ -81,7 +81,7 @@ def commands(page):
     lines = []
     for block in re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         for line in block.splitlines():
-            lines += line.split("#")[0].split("&&")
+            lines += re.split("&&|;", line.split("#")[0])
     for line in lines + re.findall(r"`(python [^`]+)`", text):
         words = shlex.split(line)
         if any(word.endswith(".py") or word.startswith("data.") for word in words):
