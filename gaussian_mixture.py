@@ -65,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
     add("--steps", type=at_least(1), default=40_000, help="steps in all")
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=at_least(0), default=0, help="everything random follows from it")
+    add("--seed", type=at_least(0), default=0, help="of everything that is random")
     add("--seeds", type=at_least(1), default=10, help="train this many seeds, the first of which is --seed")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
     add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
@@ -92,7 +92,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    return np.random.default_rng([seed, stream, step, 1])  # 1: numpy takes [0, 1] and [0, 1, 0] for the same
+    # The 1 keeps large seeds apart: numpy splits one of 2**32 or more, and fills up with zeros.
+    return np.random.default_rng([seed, stream, step, 1])
 
 
 def torch_rng(seed: int, stream: int, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
@@ -281,14 +282,6 @@ def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Ten
     return torch.stack([modes, within.float().mean(-1), basins, divergence], -1)
 
 
-def wilson(hits: int, n: int) -> str:
-    """`hits` of n in words, with the 95 % Wilson interval."""
-    z2 = 1.96**2
-    middle = (hits + z2 / 2) / (n + z2)
-    half = (z2 * (hits * (n - hits) / n + z2 / 4)) ** 0.5 / (n + z2)
-    return f"{hits}/{n} ({max(middle - half, 0):.0%} to {middle + half:.0%})"
-
-
 def spread(values: Tensor) -> str:
     """Mean, least and greatest of values [n] in words."""
     return f"{values.mean():.3g} ({values.min():.3g} to {values.max():.3g})"
@@ -324,11 +317,11 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
         column = dict(zip(MEASURES, of_loss.T))
         cells = [
             loss,
-            wilson(int((column["modes"] == modes).sum()), n),
+            runs.count_text(int((column["modes"] == modes).sum()), n),
             spread(column["modes"]),
             spread(column["share"]),
-            wilson(int((column["basins"] == modes).sum()), n),
-            wilson(int((column["basins"] <= 1).sum()), n),
+            runs.count_text(int((column["basins"] == modes).sum()), n),
+            runs.count_text(int((column["basins"] <= 1).sum()), n),
             spread(column["basins"]),
             spread(column["divergence"]),
         ]
@@ -353,7 +346,7 @@ def draw_curves(path: Path, losses: list[str], log: dict[int, Tensor]) -> None:
         column = history[..., MEASURES.index(name)]
         for i, loss in enumerate(losses):
             of_loss = column[:, i]
-            axes.plot(list(log), of_loss.median(1).values, label=loss, color=COLOURS[loss])
+            axes.plot(list(log), of_loss.quantile(0.5, 1), label=loss, color=COLOURS[loss])
             axes.fill_between(list(log), of_loss.amin(1), of_loss.amax(1), alpha=0.2, color=COLOURS[loss])
         axes.set(xlabel="step", title=title, ylim=(0, None))
     axes.legend()
@@ -589,7 +582,7 @@ def figure2(args: Namespace) -> None:
 
 # ---------------------------------------------------------------- train
 def due(step: int, every: int, last: int) -> bool:
-    """Whether what is done every so many steps, and after the last one, is to be done now; every 0: never."""
+    """True at every `every`-th step and at the last one; never if every is 0."""
     return every > 0 and (step % every == 0 or step == last)
 
 

@@ -6,11 +6,12 @@
     torchrun --nproc-per-node 8 lsgan_cond_chars.py --data hwdb1.0         # the same run on eight GPUs
     python lsgan_cond_chars.py --classes 20 --width 32 --batch-size 32 --lr 5e-4 --steps 4000  # toys
 
-Differences from the authors' code: losses are means over the batch (theirs are sums; Adam hardly notices).
-One G forward serves both updates, so G's running BN statistics move once a step, not twice; they average the
-unbiased variance, theirs the biased one. SAME padding is TensorFlow's turned by 180 degrees, equivalent as
-initial weights are i.i.d. An epoch is a permutation of the data, theirs a shuffle buffer of 1,000 pictures.
-D's first layer has 256 channels as in the paper, 257 in the code. Without files named Test a fifth of the
+Differences from the authors' code: losses are means over the batch, theirs are sums (Adam hardly notices a
+factor). One G forward serves both updates, so G's running BN statistics move once a step, not twice; they
+average the unbiased variance, theirs the biased one. Layers of stride 2 pad on the other side than
+TensorFlow's SAME does, which with i.i.d. initial weights is a mirror image. An epoch is a permutation of
+the data, theirs a shuffle buffer of 1,000 pictures.
+D's first layer has 256 channels as in the paper, 257 in theirs. Without files named Test a fifth of the
 writers is held out; theirs trains on all.
 """
 
@@ -56,12 +57,17 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add = parser.add_argument_group("optimiser").add_argument
     add("--lr", type=at_least(0, float), default=2e-4, help="learning rate, for G and D")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
-    add("--batch-size", type=at_least(1), default=64, help="pictures a step, of all processes together")
+    add("--batch-size", type=at_least(1), default=64, help="pictures a step, over all processes")
     add("--steps", type=at_least(0), default=1_000_000, help="steps in all")
-    add("--ema", type=below_one, default=0.0, help="decay of the average of G that is shown; 0: off")
+    add(
+        "--ema",
+        type=below_one,
+        default=0.0,
+        help="decay of an average of G's weights, used for pictures; 0: off",
+    )
     run = parser.add_argument_group("run")
     add = run.add_argument
-    add("--seed", type=at_least(0), default=0, help="everything random follows from it")
+    add("--seed", type=at_least(0), default=0, help="of everything that is random")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
     add("--tf32", action=BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
     add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
@@ -89,7 +95,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    return np.random.default_rng([seed, stream, step, 1])  # 1: numpy takes [0, 1] and [0, 1, 0] for the same
+    # The 1 keeps large seeds apart: numpy splits one of 2**32 or more, and fills up with zeros.
+    return np.random.default_rng([seed, stream, step, 1])
 
 
 def torch_rng(seed: int, stream: int, step: int = 0) -> torch.Generator:
@@ -133,7 +140,7 @@ class Generator(nn.Module):
 
     def __init__(self, classes: int = 3740, width: int = 256, z_dim: int = 1024):
         super().__init__()
-        w = (width + 1) // 2
+        w = (width + 1) // 2  # 128
         self.phi = nn.Embedding(classes, width)
         self.phi_bias = nn.Parameter(torch.zeros(width))
         self.fc1 = nn.Linear(z_dim + width, w * 7 * 7)
@@ -143,10 +150,18 @@ class Generator(nn.Module):
         self.deconv3 = nn.ConvTranspose2d(w, 1, 5, stride=2, padding=2, output_padding=1)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        y = self.phi(y) + self.phi_bias  # Phi(y): a linear map of the one-hot vector, which is never made
+        y = self.phi(y) + self.phi_bias  # Phi(y), equal to a linear layer on the one-hot label
         h = F.relu(self.bn1(self.fc1(torch.cat([z, y], 1)))).unflatten(1, (-1, 7, 7))  # 128 x 7 x 7
         h = F.relu(self.bn2(self.deconv2(h)))  # 128 x 14 x 14
         return self.deconv3(h).sigmoid()  # 1 x 28 x 28
+
+
+class LastLinear(nn.Linear):
+    """D's last layer: in float32 under autocast too, as bfloat16 is too coarse for the losses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
 
 
 class Discriminator(nn.Module):
@@ -172,27 +187,25 @@ class Discriminator(nn.Module):
         return self.fc4(torch.cat([h, y], 1)).flatten(0)
 
     def conv2_with_label(self, h: Tensor, y: Tensor) -> Tensor:
-        """conv2(torch.cat([h, y_maps], 1)), where y_maps is y [B, 256] as constant maps, in half the time.
+        """conv2 of the features h and the label y [B, 256] as constant maps, in half the time. The same as
 
-        A tap of the kernel adds the same number wherever it lies inside a constant map, and nothing outside.
+        self.conv2(torch.cat([h, y[:, :, None, None].expand(-1, -1, 14, 14)], 1))
+
+        As the maps are constant, each of the 25 places of the kernel adds one number, but on the padding.
         """
         kernel_h, kernel_y = self.conv2.weight.chunk(2, dim=1)
-        taps = torch.einsum("bi,oikl->bokl", y, kernel_y).flatten(2)  # 320 x 25: what each tap adds
-        inside = F.unfold(torch.ones_like(h[:1, :1]), 5, padding=2, stride=2)  # 25 x 49: 1 where, else 0
+        taps = torch.einsum("bi,oikl->bokl", y, kernel_y).flatten(
+            2
+        )  # 320 x 25: what each place of the kernel adds
+        inside = F.unfold(
+            torch.ones_like(h[:1, :1]), 5, padding=2, stride=2
+        )  # 25 x 49: 1 inside the map, 0 on the padding
         from_y = (taps @ inside).unflatten(2, (7, 7))
         return F.conv2d(h, kernel_h, self.conv2.bias, stride=2, padding=2) + from_y
 
 
-class LastLinear(nn.Linear):
-    """D's last layer: computes in its own precision under autocast too, as losses need more than bfloat16."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.weight.dtype))
-
-
-def init_weights(net: nn.Module, generator: torch.Generator) -> None:
-    """Weights N(0, 0.02), a convolution's cut at two sigma; biases 0. Authors' code: ops.py."""
+def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Normal weights of std 0.02, for Conv2d truncated at two std; biases 0. Authors' code: ops.py."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=generator)
@@ -253,9 +266,9 @@ def generate(G: nn.Module, z: Tensor, y: Tensor) -> Tensor:
     """uint8 pictures [n, H, W, channels], in eval mode: none depends on the others of its batch."""
     was_training = G.training
     G.eval()
-    images = G.forward(z, y)  # not G(z, y), which --compile has replaced
+    images = G.forward(z, y)  # stays eager where G.compile() was called
     G.train(was_training)
-    return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
+    return (images * 255).round().byte().permute(0, 2, 3, 1).cpu()
 
 
 def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
@@ -277,7 +290,7 @@ def alternate_rows(reals: Tensor, fakes: Tensor) -> Tensor:
 
 
 def warn_of_collapse(step: int, fakes: Tensor, reals: Tensor) -> None:
-    """Prints a warning if generated pictures [n, H, W, channels] differ by a tenth of what real ones do."""
+    """Warns if generated pictures [n, H, W, channels] vary less than a tenth as much as real ones."""
     if fakes.float().std(0).mean() < 0.1 * reals.float().std(0).mean():
         print(f"step {step}: warning: the samples hardly differ: G has collapsed or is untrained")
 
@@ -305,6 +318,7 @@ def sample(args: Namespace) -> None:
     y = choose_labels(args, table)  # [n, k]
     pictures = torch.empty(*y.shape, 28, 28, 1, dtype=torch.uint8)
     for i in tqdm(range(0, args.n, 64), unit_scale=64, unit=" rows", disable=None):
+        # Always 64, so that a picture does not depend on --n
         z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64)[: args.n - i].to(device)
         for k in range(y.shape[1]):
             pictures[i : i + 64, k] = generate(G, z, y[i : i + 64, k].to(device))
@@ -330,7 +344,8 @@ def choose_labels(args: Namespace, table: list[str]) -> Tensor:
     """int64 [n, k]: n times the k characters of --text; without it [n, 1], all classes in a random order."""
     if not args.text:
         order = torch.from_numpy(rng(args.seed, CLASSES).permutation(len(table)))
-        return order.repeat(args.n // len(table) + 1)[: args.n, None]
+        repeated = order.repeat(args.n // len(table) + 1)
+        return repeated[: args.n].unsqueeze(1)
     unknown = "".join(character for character in args.text if character not in table)
     if unknown:
         known = "".join(table[:20])
@@ -343,7 +358,9 @@ def choose_labels(args: Namespace, table: list[str]) -> Tensor:
 # ---------------------------------------------------------------- train
 def make_networks(args: Namespace, classes: int, device: torch.device, world: int) -> dict:
     """G, D and their optimisers, and with --ema the average of G, as at the beginning of a run."""
-    with torch.random.fork_rng(devices=[]):  # new layers draw weights from the global generator
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # leaves the global generator, from which new layers draw, as it was
         G = Generator(classes, args.width, args.z_dim)
         D = Discriminator(classes, args.width)
     init_weights(G, torch_rng(args.seed, INIT_G))
@@ -371,18 +388,14 @@ def open_data(args: Namespace, world: int) -> Characters:
     """The characters. DataError if the batch size does not fit them, or if --resume finds other classes."""
     characters = open_characters(args.data, args.charset, args.classes or None, args.fit)
     n = len(characters.labels)
-    if args.batch_size % world or not 2 * world <= args.batch_size <= n:
-        raise DataError(
-            f"--batch-size {args.batch_size} must be a multiple of the number of processes, {world},"
-            f" at least 2 for each, and at most the number of pictures, {n}"
-        )
+    runs.check_batch_size(args.batch_size, world, n)
     if args.resume and load_table(args.resume) != characters.table:
         raise DataError(f"the {len(characters.table)} classes of {args.data} are not those of {args.resume}")
     return characters
 
 
 def due(step: int, every: int, last: int) -> bool:
-    """Whether what is done every so many steps, and after the last one, is to be done now; every 0: never."""
+    """True at every `every`-th step and at the last one; never if every is 0."""
     return every > 0 and (step % every == 0 or step == last)
 
 
@@ -405,9 +418,8 @@ def train(args: Namespace) -> None:
     reals, grid_y = choose_shown(characters, args.seed)
     grid_z, grid_y = noise(64, args.z_dim, args.seed, GRID, 0).to(device), grid_y.to(device)
     out = Path(args.out)
-    step = start
 
-    def save(name: str) -> None:
+    def save(name: str, step: int) -> None:
         runs.check_finite(step, out, [*G.parameters(), *D.parameters()])
         runs.save_checkpoint(
             out / name,
@@ -421,18 +433,18 @@ def train(args: Namespace) -> None:
 
     with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
         if rank == 0:
-            save("last.pt")  # first of all, so that a run stopped at any moment can be resumed
+            save("last.pt", start)  # first of all, so that a run stopped at any moment can be resumed
             runs.write_args_and_log(out, args, rows)
             print(f"{out}: {len(pictures)} pictures, step {start} to {args.steps}, on {world} x {device}")
-            print(
-                "d_real, d_fake: D's mean answers, 0.5 each if it cannot tell; then d_loss 0.25, g_loss 0.125"
-            )
+            print("d_real, d_fake: D's mean output on real and on generated pictures")
         log = runs.Log(out, rows, start, args.steps, args.batch_size, rank)
 
         for step, (batch, y) in zip(range(start + 1, args.steps + 1), batches):
             real = batch.unsqueeze(1) / 255  # [B, 1, 28, 28] in [0, 1]
             z = runs.to_device(noise(args.batch_size, args.z_dim, args.seed, Z, step)[share], device)
-            losses = train_step(G, D, opt_g, opt_d, real, z, y, args.loss, args.a, args.b, args.c, args.amp)
+            losses = train_step(
+                G, D, opt_g, opt_d, real, z, y, loss=args.loss, a=args.a, b=args.b, c=args.c, amp=args.amp
+            )
             if args.ema:
                 state["ema"].update_parameters(G)
             log.bar.update()
@@ -450,12 +462,12 @@ def train(args: Namespace) -> None:
 
             stopped = runs.agree_to_stop(caught, step, args.log_every, device)
             if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
-                save("last.pt")
+                save("last.pt", step)
                 runs.save_curves(out / "log.csv")
                 runs.save_progress(out / "samples")
 
             if rank == 0 and due(step, args.keep_every, args.steps):
-                save(f"step_{step:08}.pt")
+                save(f"step_{step:08}.pt", step)
 
             if stopped:
                 sys.exit(128 + stopped)  # 130: Ctrl-C, 143: SIGTERM, perhaps another process's

@@ -4,12 +4,13 @@
     python lsgan_scenes.py --data lsun/bedroom --gpu 0 --resume            # go on where it stopped
     python lsgan_scenes.py --sample runs/lsgan_scenes-bedroom-ls-seed0/last.pt --n 64
     torchrun --nproc-per-node 8 lsgan_scenes.py --data lsun/bedroom        # the same run on eight GPUs
-    python lsgan_scenes.py --size 32 --width 32 --batch-size 32 --lr 2e-4 --ema 0.999 --steps 3125  # toys
+    python lsgan_scenes.py --size 32 --width 24 --batch-size 32 --z-dim 64 --lr 5e-4 --ema 0.99 --steps 1600
 
-Differences from the authors' code: losses are means over the batch (theirs are sums; Adam hardly notices).
-One G forward serves both updates, so G's running BN statistics move once a step, not twice; they average the
-unbiased variance, theirs the biased one. SAME padding is TensorFlow's turned by 180 degrees, equivalent as
-initial weights are i.i.d. An epoch is a permutation of the data, theirs a shuffle buffer of 1,000 pictures.
+Differences from the authors' code: losses are means over the batch, theirs are sums (Adam hardly notices a
+factor). One G forward serves both updates, so G's running BN statistics move once a step, not twice; they
+average the unbiased variance, theirs the biased one. Layers of stride 2 pad on the other side than
+TensorFlow's SAME does, which with i.i.d. initial weights is a mirror image. An epoch is a permutation of
+the data, theirs a shuffle buffer of 1,000 pictures.
 """
 
 import os
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 from data import DataError, make_parser, one_line_errors, runs
 from data.images import Images, decode_all, open_images
-from data.runs import at_least, below_one, multiple_of, not_empty
+from data.runs import at_least, below_one, multiple_of, not_empty, zero_to_one
 
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 # Independent streams of random numbers
@@ -45,8 +46,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--data", default="rooms", help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms")
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
     add("--limit", type=at_least(0), default=0, help="use only so many pictures, spread evenly; 0: all")
-    add("--workers", type=at_least(0), help="processes that read pictures; unset: one a core")
-    add("--augment", type=at_least(0, float), default=0.0, help="strength of DiffAugment; 0: off")
+    add("--workers", type=at_least(0), help="processes that read pictures; unset: one a core, at most 16")
+    add("--augment", type=zero_to_one, default=0.0, help="strength of DiffAugment, 0 to 1; 0: off")
     add = parser.add_argument_group("model").add_argument
     add("--size", type=multiple_of(16), default=112, help="side of the pictures, a multiple of 16")
     add("--width", type=at_least(1), default=64, help="channels of D's first layer; scales all others")
@@ -59,12 +60,17 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add = parser.add_argument_group("optimiser").add_argument
     add("--lr", type=at_least(0, float), default=1e-3, help="learning rate, for G and D")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
-    add("--batch-size", type=at_least(1), default=64, help="pictures a step, of all processes together")
+    add("--batch-size", type=at_least(1), default=64, help="pictures a step, over all processes")
     add("--steps", type=at_least(0), default=1_000_000, help="steps in all")
-    add("--ema", type=below_one, default=0.0, help="decay of the average of G that is shown; 0: off")
+    add(
+        "--ema",
+        type=below_one,
+        default=0.0,
+        help="decay of an average of G's weights, used for pictures; 0: off",
+    )
     run = parser.add_argument_group("run")
     add = run.add_argument
-    add("--seed", type=at_least(0), default=0, help="everything random follows from it")
+    add("--seed", type=at_least(0), default=0, help="of everything that is random")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
     add("--tf32", action=BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
     add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
@@ -88,7 +94,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    return np.random.default_rng([seed, stream, step, 1])  # 1: numpy takes [0, 1] and [0, 1, 0] for the same
+    # The 1 keeps large seeds apart: numpy splits one of 2**32 or more, and fills up with zeros.
+    return np.random.default_rng([seed, stream, step, 1])
 
 
 def torch_rng(seed: int, stream: int, step: int = 0) -> torch.Generator:
@@ -141,9 +148,9 @@ class Generator(nn.Sequential):
     """z [B, z_dim] -> images [B, 3, size, size] in [-1, 1]. Figure 3a; authors' code: vgg.py."""
 
     def __init__(self, size: int = 112, width: int = 64, z_dim: int = 1024):
-        def deconv(c_in, c_out, stride):
-            conv = nn.ConvTranspose2d(c_in, c_out, 3, stride, padding=1, output_padding=stride - 1)
-            return conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
+        def deconv_block(c_in, c_out, stride):
+            deconv = nn.ConvTranspose2d(c_in, c_out, 3, stride, padding=1, output_padding=stride - 1)
+            return deconv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
 
         w = width
         s = size // 16
@@ -152,22 +159,30 @@ class Generator(nn.Sequential):
             nn.Unflatten(1, (4 * w, s, s)),  # 256 x 7 x 7
             nn.BatchNorm2d(4 * w),
             nn.ReLU(inplace=True),
-            *deconv(4 * w, 4 * w, stride=2),  # 256 x 14 x 14
-            *deconv(4 * w, 4 * w, stride=1),  # 256 x 14 x 14
-            *deconv(4 * w, 4 * w, stride=2),  # 256 x 28 x 28
-            *deconv(4 * w, 4 * w, stride=1),  # 256 x 28 x 28
-            *deconv(4 * w, 2 * w, stride=2),  # 128 x 56 x 56
-            *deconv(2 * w, w, stride=2),  # 64 x 112 x 112
+            *deconv_block(4 * w, 4 * w, stride=2),  # 256 x 14 x 14
+            *deconv_block(4 * w, 4 * w, stride=1),  # 256 x 14 x 14
+            *deconv_block(4 * w, 4 * w, stride=2),  # 256 x 28 x 28
+            *deconv_block(4 * w, 4 * w, stride=1),  # 256 x 28 x 28
+            *deconv_block(4 * w, 2 * w, stride=2),  # 128 x 56 x 56
+            *deconv_block(2 * w, w, stride=2),  # 64 x 112 x 112
             nn.ConvTranspose2d(w, 3, 3, stride=1, padding=1),  # 3 x 112 x 112
             nn.Tanh(),
         )
+
+
+class LastLinear(nn.Linear):
+    """D's last layer: in float32 under autocast too, as bfloat16 is too coarse for the losses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
 
 
 class Discriminator(nn.Sequential):
     """images [B, 3, size, size] in [-1, 1] -> D(x) [B], any real number. Figure 3b; authors' code: vgg.py."""
 
     def __init__(self, size: int = 112, width: int = 64):
-        def conv(c_in, c_out):
+        def conv_block(c_in, c_out):
             conv = nn.Conv2d(c_in, c_out, 5, stride=2, padding=2)
             return conv, nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2, inplace=True)
 
@@ -176,25 +191,17 @@ class Discriminator(nn.Sequential):
         super().__init__(  # shapes at the paper's sizes
             nn.Conv2d(3, w, 5, stride=2, padding=2),  # 64 x 56 x 56, no BN
             nn.LeakyReLU(0.2, inplace=True),
-            *conv(w, 2 * w),  # 128 x 28 x 28
-            *conv(2 * w, 4 * w),  # 256 x 14 x 14
-            *conv(4 * w, 8 * w),  # 512 x 7 x 7
+            *conv_block(w, 2 * w),  # 128 x 28 x 28
+            *conv_block(2 * w, 4 * w),  # 256 x 14 x 14
+            *conv_block(4 * w, 8 * w),  # 512 x 7 x 7
             nn.Flatten(),
             LastLinear(8 * w * s * s, 1),  # no sigmoid: least squares regresses onto a and b
-            nn.Flatten(0),
+            nn.Flatten(0),  # [B, 1] -> [B]
         )
 
 
-class LastLinear(nn.Linear):
-    """D's last layer: computes in its own precision under autocast too, as losses need more than bfloat16."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.weight.dtype))
-
-
-def init_weights(net: nn.Module, generator: torch.Generator) -> None:
-    """Weights N(0, 0.02), a convolution's cut at two sigma; biases 0. Authors' code: ops.py."""
+def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Normal weights of std 0.02, for Conv2d truncated at two std; biases 0. Authors' code: ops.py."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=generator)
@@ -224,39 +231,40 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     """DiffAugment (Zhao et al. 2020) and flips, for real and fake alike: D cannot learn pictures by heart.
 
     images: [B, C, size, size] in [-1, 1]. u: [B, 8], uniform(-1, 1), the random numbers of each picture.
-    strength: 0 leaves the images as they are, 1 is the paper's. Differentiable with respect to the images.
+    strength: 0 leaves the images as they are, to rounding; 1 is that of DiffAugment. Differentiable with
+    respect to the images.
     """
     batch, size = images.shape[0], images.shape[-1]
-    flip, down, right, hole_y, hole_x = u[:, 3:, None].unbind(1)  # [B, 1] each
+    brightness, saturation, contrast, flip, down, right, hole_y, hole_x = u.unbind(1)  # [B] each
 
     # Brightness +-0.5, saturation 0 to 2, contrast 0.5 to 1.5.
-    brightness, saturation, contrast = u[:, :3, None, None, None].unbind(1)  # [B, 1, 1, 1] each
-    images = images + 0.5 * strength * brightness
+    images = images + 0.5 * strength * brightness[:, None, None, None]
     grey = images.mean(1, keepdim=True)
-    images = grey + (1 + strength * saturation) * (images - grey)
+    images = grey + (1 + strength * saturation[:, None, None, None]) * (images - grey)
     mean = images.mean((1, 2, 3), keepdim=True)
-    images = mean + (1 + 0.5 * strength * contrast) * (images - mean)
+    images = mean + (1 + 0.5 * strength * contrast[:, None, None, None]) * (images - mean)
 
-    # Shifts by whole pixels, up to an eighth of the picture, and flips: which pixel comes to which place.
+    # Shifts by whole pixels, up to an eighth of the picture, and flips: the source row and column of each
+    # pixel, [B, size], in the padded picture.
     reach = round(strength * size / 8)
     place = torch.arange(size, device=images.device)
-    rows = reach + place - whole_number(down, reach)  # [B, size], counted in the padded picture
-    columns = reach + place - whole_number(right, reach)
-    columns = torch.where(flip < strength - 1, columns.flip(1), columns)  # half of the pictures at strength 1
+    shift_y = (down * (reach + 0.5)).round().long().clamp(-reach, reach)
+    shift_x = (right * (reach + 0.5)).round().long().clamp(-reach, reach)
+    rows = reach + place - shift_y[:, None]
+    columns = reach + place - shift_x[:, None]
+    flipped = flip[:, None] < strength - 1  # half of the pictures at strength 1
+    columns = torch.where(flipped, columns.flip(1), columns)
     padded = F.pad(images, (reach, reach, reach, reach)).permute(0, 2, 3, 1)
     picture = torch.arange(batch, device=images.device)[:, None, None]
     images = padded[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     # Cutout: a grey square, half the picture's side, with its centre anywhere in the picture.
-    hole_rows = (place + 0.5 - size * (hole_y + 1) / 2).abs() < strength * size / 4  # [B, size]
-    hole_columns = (place + 0.5 - size * (hole_x + 1) / 2).abs() < strength * size / 4
+    centre_y = size * (hole_y + 1) / 2
+    centre_x = size * (hole_x + 1) / 2
+    hole_rows = (place + 0.5 - centre_y[:, None]).abs() < strength * size / 4  # [B, size]
+    hole_columns = (place + 0.5 - centre_x[:, None]).abs() < strength * size / 4
     hole = hole_rows[:, None, :, None] & hole_columns[:, None, None, :]
     return images.masked_fill(hole, 0)
-
-
-def whole_number(u: Tensor, reach: int) -> Tensor:
-    """uniform(-1, 1) -> the whole numbers from -reach to reach, equally likely."""
-    return ((u + 1) / 2 * (2 * reach + 1)).floor().long().clamp(0, 2 * reach) - reach
 
 
 # ---------------------------------------------------------------- training step
@@ -300,9 +308,9 @@ def generate(G: nn.Module, z: Tensor) -> Tensor:
     """uint8 pictures [n, H, W, channels], in eval mode: none depends on the others of its batch."""
     was_training = G.training
     G.eval()
-    images = G.forward(z)  # not G(z), which --compile has replaced
+    images = G.forward(z)  # stays eager where G.compile() was called
     G.train(was_training)
-    return ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
+    return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu()
 
 
 def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
@@ -312,7 +320,7 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
 
 
 def warn_of_collapse(step: int, fakes: Tensor, reals: Tensor) -> None:
-    """Prints a warning if generated pictures [n, H, W, channels] differ by a tenth of what real ones do."""
+    """Warns if generated pictures [n, H, W, channels] vary less than a tenth as much as real ones."""
     if fakes.float().std(0).mean() < 0.1 * reals.float().std(0).mean():
         print(f"step {step}: warning: the samples hardly differ: G has collapsed or is untrained")
 
@@ -335,6 +343,7 @@ def sample(args: Namespace) -> None:
     G.to(device)
     pictures = torch.empty(args.n, args.size, args.size, 3, dtype=torch.uint8)
     for i in tqdm(range(0, args.n, 64), unit_scale=64, unit=" images", disable=None):
+        # Always 64, so that a picture does not depend on --n
         z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64)[: args.n - i]
         pictures[i : i + 64] = generate(G, z.to(device))
     out.mkdir(parents=True, exist_ok=True)
@@ -347,7 +356,9 @@ def sample(args: Namespace) -> None:
 # ---------------------------------------------------------------- train
 def make_networks(args: Namespace, device: torch.device, world: int) -> dict:
     """G, D and their optimisers, and with --ema the average of G, as at the beginning of a run."""
-    with torch.random.fork_rng(devices=[]):  # new layers draw weights from the global generator
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # leaves the global generator, from which new layers draw, as it was
         G = Generator(args.size, args.width, args.z_dim)
         D = Discriminator(args.size, args.width)
     init_weights(G, torch_rng(args.seed, INIT_G))
@@ -374,11 +385,7 @@ def make_networks(args: Namespace, device: torch.device, world: int) -> dict:
 def open_data(args: Namespace, device: torch.device, world: int) -> tuple[Tensor | Images, str]:
     """The pictures, on the device if they fit there, else to be read by workers; and their fingerprint."""
     images = open_images(args.data, args.size, args.fit, args.limit or None)
-    if args.batch_size % world or not 2 * world <= args.batch_size <= len(images):
-        raise DataError(
-            f"--batch-size {args.batch_size} must be a multiple of the number of processes, {world},"
-            f" at least 2 for each, and at most the number of pictures, {len(images)}"
-        )
+    runs.check_batch_size(args.batch_size, world, len(images))
     if images.nbytes <= IN_MEMORY:
         return decode_all(images).to(device), images.fingerprint
     return images, images.fingerprint
@@ -393,7 +400,7 @@ def draw_u(args: Namespace, step: int, share: slice, device: torch.device) -> Te
 
 
 def due(step: int, every: int, last: int) -> bool:
-    """Whether what is done every so many steps, and after the last one, is to be done now; every 0: never."""
+    """True at every `every`-th step and at the last one; never if every is 0."""
     return every > 0 and (step % every == 0 or step == last)
 
 
@@ -414,9 +421,8 @@ def train(args: Namespace) -> None:
     batches = load_batches(pictures, order, device, args.workers)
     grid_z = noise(64, args.z_dim, args.seed, GRID, 0).to(device)
     out = Path(args.out)
-    step = start
 
-    def save(name: str) -> None:
+    def save(name: str, step: int) -> None:
         runs.check_finite(step, out, [*G.parameters(), *D.parameters()])
         runs.save_checkpoint(
             out / name, state, args=runs.saved_args(args), step=step, log=rows, data=fingerprint
@@ -424,12 +430,10 @@ def train(args: Namespace) -> None:
 
     with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
         if rank == 0:
-            save("last.pt")  # first of all, so that a run stopped at any moment can be resumed
+            save("last.pt", start)  # first of all, so that a run stopped at any moment can be resumed
             runs.write_args_and_log(out, args, rows)
             print(f"{out}: {len(pictures)} pictures, step {start} to {args.steps}, on {world} x {device}")
-            print(
-                "d_real, d_fake: D's mean answers, 0.5 each if it cannot tell; then d_loss 0.25, g_loss 0.125"
-            )
+            print("d_real, d_fake: D's mean output on real and on generated pictures")
         log = runs.Log(out, rows, start, args.steps, args.batch_size, rank)
 
         for step, batch in zip(range(start + 1, args.steps + 1), batches):
@@ -437,7 +441,19 @@ def train(args: Namespace) -> None:
             z = runs.to_device(noise(args.batch_size, args.z_dim, args.seed, Z, step)[share], device)
             u = draw_u(args, step, share, device)
             losses = train_step(
-                G, D, opt_g, opt_d, real, z, args.loss, args.a, args.b, args.c, args.amp, u, args.augment
+                G,
+                D,
+                opt_g,
+                opt_d,
+                real,
+                z,
+                loss=args.loss,
+                a=args.a,
+                b=args.b,
+                c=args.c,
+                amp=args.amp,
+                u=u,
+                strength=args.augment,
             )
             if args.ema:
                 state["ema"].update_parameters(G)
@@ -456,12 +472,12 @@ def train(args: Namespace) -> None:
 
             stopped = runs.agree_to_stop(caught, step, args.log_every, device)
             if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
-                save("last.pt")
+                save("last.pt", step)
                 runs.save_curves(out / "log.csv")
                 runs.save_progress(out / "samples")
 
             if rank == 0 and due(step, args.keep_every, args.steps):
-                save(f"step_{step:08}.pt")
+                save(f"step_{step:08}.pt", step)
 
             if stopped:
                 sys.exit(128 + stopped)  # 130: Ctrl-C, 143: SIGTERM, perhaps another process's

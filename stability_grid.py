@@ -41,13 +41,13 @@ from tqdm import tqdm
 from data import DataError, make_parser, one_line_errors, runs
 from data.images import Images, decode_all, open_images
 from data.runs import at_least, below_one, multiple_of, not_empty, some_of
-from data.score import compare, features, halves, load_classifier, make_extractor, wilson
+from data.score import compare, features, halves, load_classifier, make_extractor
 
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 # Independent streams of random numbers
 INIT_G, INIT_D, Z, GRID = range(4)
 ORDER = 1000
-SETTINGS = {  # batch normalization in G, in D
+SETTINGS = {  # BN_G and BN_GD in the paper: where BN is left out. Values: has G BN, has D
     "bn_g": (False, True),
     "bn_gd": (False, False),
     "bn": (True, True),
@@ -79,7 +79,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--data", default="rooms", help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms")
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
     add("--limit", type=at_least(0), default=0, help="use only so many pictures, spread evenly; 0: all")
-    add("--workers", type=at_least(0), help="processes that read pictures; unset: one a core")
+    add("--workers", type=at_least(0), help="processes that read pictures; unset: one a core, at most 16")
     add = parser.add_argument_group("grid").add_argument
     add("--settings", type=some_of(list(SETTINGS)), default="bn_g,bn_gd", help=f"any of {','.join(SETTINGS)}")
     add("--optimizers", type=some_of(["adam", "rmsprop"]), default="adam,rmsprop", help="any of adam,rmsprop")
@@ -95,10 +95,10 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--rmsprop", choices=["tf", "torch"], default="tf", help="TensorFlow's RMSProp, or PyTorch's")
     add("--lr", type=at_least(0, float), default=2e-4, help="learning rate, for G and D")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
-    add("--batch-size", type=at_least(1), default=64, help="pictures a step, of all processes together")
+    add("--batch-size", type=at_least(1), default=64, help="pictures a step, in each cell")
     add("--steps", type=at_least(1), default=20_000, help="steps in all")
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=at_least(0), default=0, help="everything random follows from it")
+    add("--seed", type=at_least(0), default=0, help="of everything that is random")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
     add("--tf32", action=argparse.BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
     add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
@@ -122,6 +122,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
+    # The 1 keeps large seeds apart: numpy splits one of 2**32 or more, and fills up with zeros.
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -213,8 +214,8 @@ class Discriminator(nn.Sequential):
         )
 
 
-def init_weights(net: nn.Module, generator: torch.Generator) -> None:
-    """Weights N(0, 0.02), a convolution's cut at two sigma; biases 0. Authors' code: ops.py."""
+def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Normal weights of std 0.02, for Conv2d truncated at two std; biases 0. Authors' code: ops.py."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=generator)
@@ -305,9 +306,9 @@ def generate(G: nn.Module, z: Tensor) -> Tensor:
     """uint8 pictures [n, H, W, channels], in eval mode: none depends on the others of its batch."""
     was_training = G.training
     G.eval()
-    images = G.forward(z)  # not G(z), which --compile has replaced
+    images = G.forward(z)  # stays eager where G.compile() was called
     G.train(was_training)
-    return ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
+    return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu()
 
 
 def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
@@ -319,16 +320,16 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
 # ---------------------------------------------------------------- the rule
 VERDICTS = ("learned", "degraded", "collapsed", "diverged")
 RULE = (
-    "Height is the logarithm of a cell's FID, on a scale from 0 for other real pictures to 1 for an untrained"
-    " generator. Below 0.3 a cell has learned, below 0.6 it is degraded; above, or if anything is not finite,"
-    " it has diverged (noise lies at 0.65 or higher). Below 0.95 it has collapsed instead if its diversity is"
-    " below 0.5: its pictures differ, root mean square, less than half as much as real ones."
+    "Height is log(FID / real) / log(untrained / real): 0 for other real pictures, 1 for an untrained"
+    " generator. The first that fits: collapsed (height below 0.95 and diversity below 0.5, that is, pictures"
+    " that differ less than half as much as real ones), learned (below 0.3), degraded (below 0.6), diverged"
+    " (anything else, or not finite; noise lies at 0.65 or higher)."
 )
 
 
 def verdict(fid: float, diversity: float, real: float, untrained: float) -> str:
     """RULE. real and untrained: the FID of other real pictures, and of an untrained generator's."""
-    height = math.log(max(fid, 1e-9) / real) / math.log(untrained / real)
+    height = math.log(max(fid, 1e-9) / real) / math.log(untrained / real)  # max(nan, x) is nan
     if height < 0.95 and diversity < 0.5:
         return "collapsed"
     if height < 0.3:
@@ -550,7 +551,7 @@ def finished(out: Path, cells: list[Cell], steps: int) -> dict[Cell, np.ndarray]
         path = folder(out, cell) / "log.csv"
         if path.exists():
             log = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
-            if log["step"][-1] >= steps or np.isnan(log["FID"][-1]):
+            if log.size and (log["step"][-1] >= steps or np.isnan(log["FID"][-1])):
                 logs[cell] = log
     return logs
 
@@ -571,11 +572,10 @@ def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
         seeds = [cell for cell in logs if cell[:3] == (setting, optimizer, loss)]
         found = [verdicts[cell] for cell in seeds]
         counts = [str(found.count(word)) for word in VERDICTS]
-        low, high = wilson(found.count("learned"), len(found))
-        counts[0] = f"{counts[0]}/{len(found)} ({low:.0%} to {high:.0%})"
+        counts[0] = runs.count_text(found.count("learned"), len(found))
         means = [mean_and_deviation([logs[cell][name][-1] for cell in seeds]) for name in scores]
         with_ls, with_sigmoid = PAPER.get((setting, optimizer), ("", ""))
-        claim = with_sigmoid if loss == "sigmoid" else with_ls
+        claim = {"ls": with_ls, "sigmoid": with_sigmoid}.get(loss, "")
         lines.append([f"{setting} {optimizer} {loss}", *counts, *means, claim])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -662,7 +662,7 @@ def draw_curves(axes, name: str, logs: dict[Cell, np.ndarray], seeds: list[Cell]
 
 # ---------------------------------------------------------------- train
 def due(step: int, every: int, last: int) -> bool:
-    """Whether what is done every so many steps, and after the last one, is to be done now; every 0: never."""
+    """True at every `every`-th step and at the last one; never if every is 0."""
     return every > 0 and (step % every == 0 or step == last)
 
 

@@ -7,11 +7,16 @@ from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Iterator
 from typing import TextIO
 
-OUT_OF_MEMORY = ("out of memory", "allocate memory", "overflow")  # words in the errors of PyTorch and CUDA
+OUT_OF_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "calculation overflowed",
+    "multiplication overflow",
+)  # words in the errors of PyTorch and CUDA
 
 
 class DataError(Exception):
-    """Bad input. Its message is one line for the user, who did nothing wrong in Python."""
+    """Bad input. Its message is one line for the user, shown without a traceback."""
 
     def __init__(self, message: str):
         # A DataLoader worker wraps its traceback around the message: take what stands behind its last name.

@@ -33,11 +33,13 @@ NOT_OF_THE_RUN = {"gpu", "out", "resume", "sample", "n", "text"}  # arguments th
 def at_least(least: float, kind: type = int) -> Callable[[str], float]:
     """An argparse type: a number of that kind, finite and not below `least`."""
 
+    name = "whole number" if kind is int else "number"
+
     def parse(text: str) -> float:
         try:
             number = kind(text)
         except ValueError:
-            raise ArgumentTypeError(f"{text!r} is not a {'whole ' * (kind is int)}number") from None
+            raise ArgumentTypeError(f"{text!r} is not a {name}") from None
         if not least <= number < math.inf:
             raise ArgumentTypeError(f"must be at least {least}, not {text}")
         return number
@@ -50,6 +52,14 @@ def below_one(text: str) -> float:
     number = at_least(0, float)(text)
     if number >= 1:
         raise ArgumentTypeError(f"must be less than 1, not {text}")
+    return number
+
+
+def zero_to_one(text: str) -> float:
+    """An argparse type: at least 0, at most 1."""
+    number = at_least(0, float)(text)
+    if number > 1:
+        raise ArgumentTypeError(f"must be at most 1, not {text}")
     return number
 
 
@@ -96,7 +106,7 @@ def parse_args(
     what is given wins; the changes are printed. default_out: the run directory that follows from arguments.
     """
     argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv)  # to find the checkpoint
     if args.resume is True:
         args.resume = str(Path(args.out or default_out(args), "last.pt"))
     checkpoint = args.resume or vars(args).get("sample")
@@ -110,10 +120,16 @@ def parse_args(
     args = parser.parse_args(saved + argv)
     args.resume = resume
     args.out = args.out or str(Path(checkpoint).parent)
-    for name, value in vars(args).items():
-        if resume and name not in NOT_OF_THE_RUN and value != getattr(before, name):
-            print(f"--{name.replace('_', '-')} {value}, was {getattr(before, name)}")
+    if resume:
+        print_changes(saved_args(before), saved_args(args))
     return args
+
+
+def print_changes(before: dict, after: dict) -> None:
+    """A line for each argument of a resumed run that is not the checkpoint's."""
+    for name, value in after.items():
+        if value != before[name]:
+            print(f"--{name.replace('_', '-')} {value}, was {before[name]}")
 
 
 def as_flags(saved: dict, known: dict) -> list[str]:
@@ -143,16 +159,15 @@ def saved_args(args: Namespace) -> dict:
 def pick_device(gpu: int | None) -> torch.device:
     """--gpu N: that GPU; -1: the CPU; None: GPU 0, under torchrun the local rank's, or else the CPU."""
     count = torch.cuda.device_count()
-    under_torchrun = "RANK" in os.environ
-    if under_torchrun and gpu not in (None, -1):
+    if gpu == -1:
+        return torch.device("cpu")
+    if gpu is not None and "RANK" in os.environ:
         raise DataError("under torchrun the local rank chooses the GPU; only --gpu -1 (the CPU) may be given")
     if gpu is None and count == 0:
         print("no GPU found: running on the CPU")
-        gpu = -1
-    if gpu is None:
-        gpu = int(os.environ.get("LOCAL_RANK", 0)) if under_torchrun else 0
-    if gpu == -1:
         return torch.device("cpu")
+    if gpu is None:
+        gpu = int(os.environ["LOCAL_RANK"]) if "RANK" in os.environ else 0
     if not 0 <= gpu < count:
         found = ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(count)) or "none"
         raise DataError(f"there is no GPU {gpu}; GPUs found: {found}; --gpu -1 runs on the CPU")
@@ -161,7 +176,7 @@ def pick_device(gpu: int | None) -> torch.device:
 
 
 def set_arithmetic(tf32: bool) -> None:
-    """For GPUs. TF32: float32 layers compute with 10 bits of mantissa, several times as fast."""
+    """Makes GPUs deterministic. tf32: float32 layers compute with 10 bits of mantissa, much faster."""
     torch.backends.cudnn.deterministic = True  # a resumed run equals an uninterrupted one
     torch.backends.cudnn.allow_tf32 = tf32  # convolutions
     torch.backends.cuda.matmul.allow_tf32 = tf32  # linear layers
@@ -183,6 +198,16 @@ def join_processes(device: torch.device) -> tuple[int, int]:
     if device.type == "cpu" and dist.get_rank() == 0:
         print("on CPUs each process has batch normalisation statistics of its own")
     return dist.get_rank(), dist.get_world_size()
+
+
+def check_batch_size(batch_size: int, world: int, n: int) -> None:
+    """DataError unless n pictures fill a batch, and `world` processes share it, each with 2 or more."""
+    if batch_size % world == 0 and 2 * world <= batch_size <= n:
+        return
+    raise DataError(
+        f"--batch-size {batch_size} must be a multiple of the number of processes, {world},"
+        f" at least 2 for each, and at most the number of pictures, {n}"
+    )
 
 
 def average_gradients(optimizer: torch.optim.Optimizer, args: tuple = (), kwargs: dict | None = None) -> None:
@@ -224,9 +249,9 @@ def catch_signals() -> Iterator[list[int]]:
 
 
 def agree_to_stop(caught: list[int], step: int, every: int, device: torch.device) -> int:
-    """The signal that this process has caught, or any of several processes; 0 if there is none.
+    """The signal that this process or another one has caught; 0 if there is none.
 
-    Several processes ask each other every `every` steps only, as each question waits for all of them.
+    Processes compare only every `every` steps, as that waits for all of them.
     """
     number = max(caught, default=0)
     if not dist.is_initialized():
@@ -379,7 +404,7 @@ def restore(args: Namespace, objects: dict, data: str) -> tuple[int, list[str]]:
     checkpoint = load_checkpoint(args.resume, objects)
     step = checkpoint["step"]
     if step > args.steps:
-        raise DataError(f"--steps {args.steps} lies behind step {step} of {args.resume}")
+        raise DataError(f"--steps {args.steps} is less than step {step} of {args.resume}")
     if checkpoint.get("data") not in (None, data):
         print(f"the data of {args.data} are not those of the steps before: they have changed")
     if not is_log(checkpoint["log"]):
@@ -418,7 +443,22 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
                 raise ValueError(f"{name} is {shape}, not {expected}")
 
 
-# ---------------------------------------------------------------- log
+# ---------------------------------------------------------------- log and tables
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of a share, of which k of n were seen."""
+    z, p = 1.959964, k / n
+    centre = p + z**2 / (2 * n)
+    half = z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    low, high = (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
+    return max(low, 0.0), min(high, 1.0)
+
+
+def count_text(k: int, n: int) -> str:
+    """k of n in words, with the 95 % Wilson interval."""
+    low, high = wilson(k, n)
+    return f"{k}/{n} ({low:.0%} to {high:.0%})"
+
+
 def check_finite(step: int, out: Path, tensors: list[Tensor]) -> None:
     """Ends the program, with one line, if losses or weights are not finite. Waits for the device."""
     if not torch.nn.utils.get_total_norm(tensors).isfinite():
@@ -429,10 +469,14 @@ class Log:
     """A run's log.csv, also shown in words or on a progress bar. Of several processes only rank 0 does so."""
 
     def __init__(self, out: Path, rows: list[str], step: int, steps: int, batch_size: int, rank: int = 0):
-        self.path, self.rows, self.batch_size, self.rank = out / "log.csv", rows, batch_size, rank
+        self.path = out / "log.csv"
+        self.rows = rows
+        self.batch_size = batch_size
+        self.rank = rank
         # disable: None shows a bar on a terminal only
         self.bar = tqdm(total=steps, initial=step, unit=" steps", disable=True if rank > 0 else None)
-        self.step, self.time = step, time.perf_counter()  # of the last row
+        self.step = step  # of the last row
+        self.time = time.perf_counter()  # when that was written
         self.begin = self.time
         if len(rows) > 1:
             self.begin -= float(rows[-1].split(",")[-1])  # what the run had taken before it was resumed

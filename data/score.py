@@ -33,7 +33,7 @@ from tqdm import tqdm
 from data import DataError, make_parser, one_line_errors
 from data.characters import open_characters
 from data.images import cache_path, decode_all, open_images
-from data.runs import at_least, load_checkpoint, save_checkpoint, write_file
+from data.runs import at_least, load_checkpoint, save_checkpoint, wilson, write_file
 
 LEAST_STEPS = 400  # of the classifier's training: half a minute to two minutes on a CPU
 Pictures = np.ndarray | Tensor | Dataset  # uint8 [n, H, W, 3], or grey [n, H, W]
@@ -237,13 +237,6 @@ def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[s
         found["IS"], _ = metric_isc.isc_features_to_metric(logits).values()
     found["diversity"] = float((fake.var(0).sum() / real.var(0).sum()).sqrt())
     return found
-
-
-def wilson(k: int, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of a share, of which k of n were seen."""
-    z, p = 1.959964, k / n
-    centre, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    return (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
 
 
 def readability(samples: np.ndarray, labels: np.ndarray, net: Network, test: Labelled, device="cpu") -> dict:

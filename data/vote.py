@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from data import DataError, make_parser, one_line_errors
-from data.runs import at_least, write_file
-from data.score import load_samples, wilson
+from data.runs import at_least, wilson, write_file
+from data.score import load_samples
 
 TEMPLATE = Path(__file__).with_name("vote.html")
 LARGEST_PAGE = 20_000_000  # bytes

@@ -30,7 +30,7 @@ EXCEPTIONS = {  # of these scripts, because ...
 
 # Flags of several scripts have the same help and default, but for these
 OTHER_DEFAULT = {"--data", "--lr", "--z-dim", "--batch-size", "--size", "--width", "--steps"}
-OTHER_HELP = {"--data"}  # each script reads other data
+OTHER_HELP = {"--data", "--batch-size"}  # each script reads other data; the grid has a batch for each cell
 
 
 def without_docstring(node):
@@ -168,7 +168,7 @@ def test_script_runs_alone_in_an_empty_folder(script, tmp_path):
 
 PASTED = {  # beside Generator, Discriminator and train_step; how they are called
     "lsgan_scenes": (
-        "LastLinear init_weights discriminator_loss generator_loss augment whole_number",
+        "LastLinear init_weights discriminator_loss generator_loss augment",
         """
 G, D = Generator(size=16, width=2, z_dim=4), Discriminator(size=16, width=2)
 real, z, more = torch.rand(6, 3, 16, 16), torch.rand(6, 4), {"u": torch.rand(2, 6, 8) * 2 - 1}
