@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torchvision.utils import save_image
 from tqdm import tqdm
 
@@ -305,6 +305,7 @@ def sample(args: Namespace) -> None:
         if (out / name).exists():
             raise DataError(f"{out / name} exists; --out FOLDER writes elsewhere")
     device = runs.pick_device(args.gpu)
+    runs.set_arithmetic(args.tf32)
     table = load_table(args.sample)
     with torch.random.fork_rng(devices=[]):  # as in make_networks
         G = Generator(len(table), args.width, args.z_dim)
@@ -374,7 +375,7 @@ def make_networks(args: Namespace, classes: int, device: torch.device, world: in
     opt_d = torch.optim.Adam(D.parameters(), args.lr, betas=(args.beta1, 0.999), fused=True)
     state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
     if args.ema:
-        state["ema"] = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.ema), use_buffers=True)
+        state["ema"] = AveragedModel(G)
     if world > 1:
         opt_g.register_step_pre_hook(runs.average_gradients)
         opt_d.register_step_pre_hook(runs.average_gradients)
@@ -446,7 +447,7 @@ def train(args: Namespace) -> None:
                 G, D, opt_g, opt_d, real, z, y, loss=args.loss, a=args.a, b=args.b, c=args.c, amp=args.amp
             )
             if args.ema:
-                state["ema"].update_parameters(G)
+                runs.update_average(state["ema"], G, args.ema)
             log.bar.update()
             # Up to here nothing waits for the device.
 

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import same
+from PIL import Image
 
+import gaussian_mixture
 import lsgan_cond_chars
 import lsgan_scenes
+import stability_grid
 from data import score
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +72,8 @@ def test_killed_and_resumed_equals_uninterrupted(script, flags, tmp_path):
         "--out",
         "run",
     ]
-    victim = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}  # no terminal: it prints lines, no bar
+    victim = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)
     for line in victim.stdout:
         if line.startswith("step 150 "):
             break
@@ -120,23 +124,34 @@ def test_samples_are_those_of_the_cpu_within_two_grey_levels(script, tmp_path):
     assert np.abs(pictures[0] - pictures[-1]).max() <= 2
 
 
-@pytest.mark.parametrize("script", [lsgan_scenes, lsgan_cond_chars])
-def test_a_plain_step_never_waits_for_the_gpu(script, tmp_path, monkeypatch):
-    train_step, steps = script.train_step, []
+@pytest.mark.parametrize(
+    "script, flags, calls",  # calls: of train_step in a step
+    [
+        (lsgan_scenes, "--log-every 50 --sample-every 50", 1),
+        (lsgan_scenes, "--log-every 50 --sample-every 50 --ema 0.9 --augment 1 --amp", 1),
+        (lsgan_cond_chars, "--log-every 50 --sample-every 50", 1),
+        (lsgan_cond_chars, "--log-every 50 --sample-every 50 --ema 0.9 --amp", 1),
+        (gaussian_mixture, "--measure-every 50", 1),
+        (stability_grid, "--sample-every 50", 8),
+    ],
+)
+def test_a_plain_step_never_waits_for_the_gpu(script, flags, calls, tmp_path, monkeypatch):
+    train_step, made = script.train_step, []
 
     def watched(*args):
-        steps.append(1)
+        step = len(made) // calls + 1
+        made.append(1)
         # From the third step on; a step without a log row begins and ends in this mode.
-        torch.cuda.set_sync_debug_mode("error" if 3 <= len(steps) < 40 else "default")
+        torch.cuda.set_sync_debug_mode("error" if 3 <= step < 40 else "default")
         return train_step(*args)
 
     monkeypatch.setattr(script, "train_step", watched)
-    flags = "--steps 50 --log-every 50 --sample-every 50 --gpu 0 --out".split()
+    words = [*SMALL[script.__name__].split(), *flags.split()]
     try:
-        script.main([*SMALL[script.__name__].split(), *flags, str(tmp_path / "run")])
+        script.main([*words, "--steps", "50", "--gpu", "0", "--out", str(tmp_path / "run")])
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(steps) == 50
+    assert len(made) == 50 * calls
 
 
 def test_two_processes_on_one_gpu(tmp_path):
@@ -166,11 +181,13 @@ torch.testing.assert_close(net.weight.grad, whole.weight.grad)
         "-m",
         "torch.distributed.run",
         "--standalone",
+        "--local-addr",
+        "127.0.0.1",  # the machine's own name need not be known to it
         "--nproc-per-node",
         "2",
         "two.py",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
 
 
@@ -179,3 +196,17 @@ def test_score_on_the_gpu(tmp_path):
     flags = "--sample", "run/last.pt", "--n", 300, "--gpu", 0, "--out", "samples"
     run("lsgan_scenes", *flags, folder=tmp_path)
     score.main([str(tmp_path / "samples/samples.npy"), "--data", "rooms", "--extractor", "random"])
+
+
+def test_a_grid_of_one_seed_on_labelled_pictures(tmp_path):
+    """1,200 of them, as the classifier has 128 features."""
+    random = np.random.default_rng(0)
+    for name, contrast in (("flat", 10), ("noisy", 200)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(600):
+            pixels = random.integers(contrast, size=(32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i}.png")
+    flags = "--data", "pictures", "--settings", "bn", "--optimizers", "adam", "--steps", 100, "--gpu", 0
+    printed = run("stability_grid", *flags, "--out", "grid", folder=tmp_path)
+    assert "classifier" in printed
+    assert (tmp_path / "grid/table.md").read_text().count("bn adam") == 2  # ls, sigmoid
