@@ -6,8 +6,9 @@
     python gaussian_mixture.py                 # Figure 8, ten seeds; an hour or two on one core
     python gaussian_mixture.py --resume        # go on where it stopped, or just draw again
 
-Figure 1 takes half a minute, Figure 2 a second. Figure 8 comes with counts: table.md, results.csv and curves.png beside
-figure8.png. All losses and seeds train side by side as one batched network, each as it would alone.
+Figure 1 takes half a minute, Figure 2 a second. Figure 8 comes with counts: table.md, results.csv and
+curves.png beside figure8.png. All losses and seeds train side by side as one batched network, each as it
+would alone.
 
 Differences from the authors' code: losses are means over the batch (theirs, but for D's cross entropy, are
 sums; Adam does not notice). Whether their updates are simultaneous or alternating is a race between threads;

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import save_image
 from tqdm import tqdm
 
@@ -375,7 +375,7 @@ def make_networks(args: Namespace, classes: int, device: torch.device, world: in
     opt_d = torch.optim.Adam(D.parameters(), args.lr, betas=(args.beta1, 0.999), fused=True)
     state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
     if args.ema:
-        state["ema"] = AveragedModel(G)
+        state["ema"] = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.ema), use_buffers=True)
     if world > 1:
         opt_g.register_step_pre_hook(runs.average_gradients)
         opt_d.register_step_pre_hook(runs.average_gradients)
@@ -447,7 +447,7 @@ def train(args: Namespace) -> None:
                 G, D, opt_g, opt_d, real, z, y, loss=args.loss, a=args.a, b=args.b, c=args.c, amp=args.amp
             )
             if args.ema:
-                runs.update_average(state["ema"], G, args.ema)
+                state["ema"].update_parameters(G)
             log.bar.update()
             # Up to here nothing waits for the device.
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchvision.utils import save_image
 from tqdm import tqdm
@@ -373,7 +373,7 @@ def make_networks(args: Namespace, device: torch.device, world: int) -> dict:
     opt_d = torch.optim.Adam(D.parameters(), args.lr, betas=(args.beta1, 0.999), fused=True)
     state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
     if args.ema:
-        state["ema"] = AveragedModel(G)
+        state["ema"] = AveragedModel(G, multi_avg_fn=get_ema_multi_avg_fn(args.ema), use_buffers=True)
     if world > 1:
         opt_g.register_step_pre_hook(runs.average_gradients)
         opt_d.register_step_pre_hook(runs.average_gradients)
@@ -457,7 +457,7 @@ def train(args: Namespace) -> None:
                 strength=args.augment,
             )
             if args.ema:
-                runs.update_average(state["ema"], G, args.ema)
+                state["ema"].update_parameters(G)
             log.bar.update()
             # Up to here nothing waits for the device.
 

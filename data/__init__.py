@@ -58,7 +58,8 @@ def one_line_errors(prog: str, again: str = "") -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         reason = str(error)
         if isinstance(error, MemoryError) or any(words in reason.lower() for words in OUT_OF_MEMORY):
-            fail(prog, f"out of memory: lower --batch-size, --width, --size or --seeds ({reason.partition('. ')[0]})")
+            first, _, _ = reason.partition(". ")
+            fail(prog, f"out of memory: lower --batch-size, --width, --size or --seeds ({first})")
         if "DataLoader worker" in reason:
             fail(prog, f"{reason.strip(' .')}; --workers 0 reads without any")
         raise

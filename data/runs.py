@@ -20,8 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor
 from tqdm import tqdm
 
 from data import DataError
@@ -188,25 +187,6 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
-
-
-@torch.no_grad()
-def update_average(averaged: AveragedModel, net: nn.Module, decay: float) -> None:
-    """averaged <- decay * averaged + (1 - decay) * net, running statistics too; at the first call net itself.
-
-    As AveragedModel.update_parameters does it, except that nothing waits for the GPU.
-    """
-    if averaged.n_averaged == 0:  # it stays on the CPU
-        decay = 0.0
-    averages, values = [], []
-    for average, value in zip(averaged.module.state_dict().values(), net.state_dict().values()):
-        if average.is_floating_point():
-            averages.append(average)
-            values.append(value)
-        else:  # a count of batches
-            average.copy_(value)
-    torch._foreach_lerp_(averages, values, 1 - decay)
-    averaged.n_averaged += 1
 
 
 def join_processes(device: torch.device) -> tuple[int, int]:

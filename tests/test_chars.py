@@ -239,7 +239,7 @@ def note_steps(monkeypatch):
     """Calls of train_step, which then does nothing."""
     seen = []
 
-    def train_step(G, D, opt_g, opt_d, real, z, y, *loss):
+    def train_step(G, D, opt_g, opt_d, real, z, y, **loss):
         seen.append((real, z, y))
         return torch.zeros(4)
 

@@ -338,8 +338,8 @@ def child(name, flags, output, environment, record, in_memory):
     script.IN_MEMORY = in_memory
     train_step = script.train_step
 
-    def recorded(G, D, *more):
-        losses = train_step(G, D, *more)
+    def recorded(G, D, *more, **settings):
+        losses = train_step(G, D, *more, **settings)
         weights = [p.detach().clone() for net in (G, D) for p in net.parameters()]
         steps.append(([x for x in more if isinstance(x, torch.Tensor)], weights, len(collectives)))
         return losses
@@ -544,7 +544,7 @@ def test_two_processes(script, run, tmp_path):
     records = [torch.load(tmp_path / f"{rank}.rec") for rank in "01"]
     from_one = []
 
-    def train_step(*args):
+    def train_step(*args, **settings):
         from_one.append([x for x in args if isinstance(x, torch.Tensor)])
         return torch.zeros(4)
 
@@ -597,8 +597,8 @@ def test_numbers_that_are_not_finite_are_never_saved(script, run, tmp_path):
 def test_weights_that_are_not_finite_are_never_saved(script, run, tmp_path, monkeypatch, net):
     train_step = script.train_step
 
-    def poisoned(*args):
-        losses = train_step(*args)
+    def poisoned(*args, **settings):
+        losses = train_step(*args, **settings)
         first = next(args[net].parameters())
         if args[2 + net].state[first]["step"] == 5:
             torch.nn.init.constant_(first[0], float("inf"))
@@ -1048,7 +1048,7 @@ def test_first_row_after_the_first_step(script, run, tmp_path):
 
 
 def test_an_error_in_the_code_keeps_its_traceback(script, run, tmp_path, monkeypatch):
-    def typo(*args):
+    def typo(*args, **settings):
         open("nope")
 
     monkeypatch.setattr(script, "train_step", typo)
@@ -1070,12 +1070,12 @@ def check_waiting(script, run, tmp_path, monkeypatch, *flags):
     train_step, reads = script.train_step, Reads()
     steps = 0
 
-    def watched(*args):
+    def watched(*args, **settings):
         nonlocal steps
         steps += 1
         if steps == 2:
             reads.start(monkeypatch)
-        losses = train_step(*args)
+        losses = train_step(*args, **settings)
         if steps == 5:
             reads.stop()
         return losses
@@ -1125,8 +1125,8 @@ def test_average_equals_the_recursion_worked_by_hand(script, run, tmp_path, monk
     """G's weights and its running statistics, from those after the first step on."""
     train_step, states = script.train_step, []
 
-    def noted(G, *more):
-        losses = train_step(G, *more)
+    def noted(G, *more, **settings):
+        losses = train_step(G, *more, **settings)
         states.append({name: value.clone().double() for name, value in G.state_dict().items()})
         return losses
 
