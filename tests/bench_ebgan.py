@@ -42,9 +42,9 @@ class Generator(nn.Sequential):
     """z [B, z_dim] -> images [B, 3, size, size] in [-1, 1]. Figure 3a; authors' code: vgg.py."""
 
     def __init__(self, size: int = 112, width: int = 64, z_dim: int = 1024):
-        def deconv(c_in, c_out, stride):
-            conv = nn.ConvTranspose2d(c_in, c_out, 3, stride, padding=1, output_padding=stride - 1)
-            return conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
+        def deconv_block(c_in, c_out, stride):
+            deconv = nn.ConvTranspose2d(c_in, c_out, 3, stride, padding=1, output_padding=stride - 1)
+            return deconv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
 
         w = width
         s = size // 16
@@ -53,19 +53,19 @@ class Generator(nn.Sequential):
             nn.Unflatten(1, (4 * w, s, s)),  # 256 x 7 x 7
             nn.BatchNorm2d(4 * w),
             nn.ReLU(inplace=True),
-            *deconv(4 * w, 4 * w, stride=2),  # 256 x 14 x 14
-            *deconv(4 * w, 4 * w, stride=1),  # 256 x 14 x 14
-            *deconv(4 * w, 4 * w, stride=2),  # 256 x 28 x 28
-            *deconv(4 * w, 4 * w, stride=1),  # 256 x 28 x 28
-            *deconv(4 * w, 2 * w, stride=2),  # 128 x 56 x 56
-            *deconv(2 * w, w, stride=2),  # 64 x 112 x 112
+            *deconv_block(4 * w, 4 * w, stride=2),  # 256 x 14 x 14
+            *deconv_block(4 * w, 4 * w, stride=1),  # 256 x 14 x 14
+            *deconv_block(4 * w, 4 * w, stride=2),  # 256 x 28 x 28
+            *deconv_block(4 * w, 4 * w, stride=1),  # 256 x 28 x 28
+            *deconv_block(4 * w, 2 * w, stride=2),  # 128 x 56 x 56
+            *deconv_block(2 * w, w, stride=2),  # 64 x 112 x 112
             nn.ConvTranspose2d(w, 3, 3, stride=1, padding=1),  # 3 x 112 x 112
             nn.Tanh(),
         )
 
 
-def init_weights(net: nn.Module, generator: torch.Generator) -> None:
-    """Weights N(0, 0.02), a convolution's cut at two sigma; biases 0. Authors' code: ops.py."""
+def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Normal weights of std 0.02, for Conv2d truncated at two std; biases 0. Authors' code: ops.py."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=generator)
