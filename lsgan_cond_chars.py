@@ -268,7 +268,7 @@ def generate(G: nn.Module, z: Tensor, y: Tensor) -> Tensor:
     G.eval()
     images = G.forward(z, y)  # stays eager where G.compile() was called
     G.train(was_training)
-    return (images * 255).round().byte().permute(0, 2, 3, 1).cpu()
+    return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
 
 
 def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:

@@ -310,7 +310,7 @@ def generate(G: nn.Module, z: Tensor) -> Tensor:
     G.eval()
     images = G.forward(z)  # stays eager where G.compile() was called
     G.train(was_training)
-    return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu()
+    return ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
 
 
 def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:

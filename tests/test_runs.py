@@ -702,7 +702,7 @@ OWN_BAD_FLAGS = {
         ("--classes 3741", "3,740 classes at most", "3741"),
         ("--charset big5", "--charset", "big5"),
         ("--text 永", "--text", "--sample"),
-        ("--text= --sample nowhere.pt", "--text", "a character"),
+        ("--text= --sample nowhere.pt", "--text", "must not be empty"),
         ("--batch-size 201", "--batch-size 201 must be", "200"),
         ("--data nowhere/hwdb1.0", "nowhere/hwdb1.0", "python -m data.download hwdb1.0"),
     ],
