@@ -765,8 +765,8 @@ def train(args: Namespace) -> None:
                 if caught:
                     break
 
+        missing = len(cells) - len(finished(out, cells, args.steps))  # first: others may end in between
         table = write_report(out, cells, args.steps, judge, about)
-        missing = len(cells) - len(finished(out, cells, args.steps))
         if missing and world > 1:
             print(
                 f"rank {rank} ends; {missing} cells are not finished: --resume trains what a dead rank left"

@@ -406,6 +406,27 @@ def test_processes_share_the_cells(run, tmp_path):
     assert any("| bn_gd rmsprop ls | " in text for text in texts)  # who ends last prints the whole table
 
 
+def test_a_process_that_prints_a_table_prints_all_of_it(run, monkeypatch):
+    """Another rank's cell may end just after this one has written its report: then that one prints."""
+    flags = "--steps 1 --seeds 1 --losses ls --settings bn_g".split()
+    assert run(*flags)[0] == 0
+    log = folder("out", ("bn_g", "rmsprop", "ls", 0)) / "log.csv"
+    other = log.read_bytes()
+    log.unlink()
+    original = grid.write_report
+
+    def write_report_then_the_other_ends(*given):
+        table = original(*given)
+        log.write_bytes(other)
+        return table
+
+    monkeypatch.setattr(grid, "write_report", write_report_then_the_other_ends)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    code, out, _ = run("--resume")
+    assert code == 0 and "1 cells are not finished" in out and "| bn_g adam ls |" not in out
+
+
 def test_a_process_that_dies_keeps_no_other_waiting(run, tmp_path):
     ranks, outputs = launch_ranks(tmp_path, *SHARED)
     wait_for("seed0  step 2 ", outputs[1], ranks[1])
