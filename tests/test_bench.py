@@ -1,12 +1,10 @@
 """The benchmark that waits for a GPU works."""
 
 import bench_gpu
-import pytest
 
 TINY = "--quick --gpu -1 --size 16 --width 2".split()
 
 
-@pytest.mark.filterwarnings("ignore")  # the compiler warns of its own doings
 def test_bench_gpu_prints_all_rows(call):
     code, out, _ = call(bench_gpu.main, *TINY)
     lines = out.splitlines()
