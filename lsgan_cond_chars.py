@@ -449,7 +449,7 @@ def train(args: Namespace) -> None:
             if args.ema:
                 state["ema"].update_parameters(G)
             log.bar.update()
-            # Up to here nothing waits for the device.
+            # Up to here nothing waits for the device, but for --ema's count of its updates.
 
             if step == 1 or due(step, args.log_every, args.steps):
                 losses = runs.average(losses)
