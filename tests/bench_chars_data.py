@@ -25,7 +25,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.characters import LEVEL1, open_characters, read_samples, split_files  # noqa: E402
+from data.characters import LEVEL1, open_characters, read_samples, split_files
 
 ROUNDS = 5
 HWDB10 = 1_680_258
