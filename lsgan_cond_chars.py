@@ -359,9 +359,8 @@ def choose_labels(args: Namespace, table: list[str]) -> Tensor:
 # ---------------------------------------------------------------- train
 def make_networks(args: Namespace, classes: int, device: torch.device, world: int) -> dict:
     """G, D and their optimisers, and with --ema the average of G, as at the beginning of a run."""
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # leaves the global generator, from which new layers draw, as it was
+    # fork_rng: new layers draw from the global generator, which is left as it was.
+    with torch.random.fork_rng(devices=[]):
         G = Generator(classes, args.width, args.z_dim)
         D = Discriminator(classes, args.width)
     init_weights(G, torch_rng(args.seed, INIT_G))
@@ -418,6 +417,7 @@ def train(args: Namespace) -> None:
     batches = load_batches(pictures, labels, order)
     reals, grid_y = choose_shown(characters, args.seed)
     grid_z, grid_y = noise(64, args.z_dim, args.seed, GRID, 0).to(device), grid_y.to(device)
+    settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
     out = Path(args.out)
 
     def save(name: str, step: int) -> None:
@@ -443,13 +443,11 @@ def train(args: Namespace) -> None:
         for step, (batch, y) in zip(range(start + 1, args.steps + 1), batches):
             real = batch.unsqueeze(1) / 255  # [B, 1, 28, 28] in [0, 1]
             z = runs.to_device(noise(args.batch_size, args.z_dim, args.seed, Z, step)[share], device)
-            losses = train_step(
-                G, D, opt_g, opt_d, real, z, y, loss=args.loss, a=args.a, b=args.b, c=args.c, amp=args.amp
-            )
+            losses = train_step(G, D, opt_g, opt_d, real, z, y, **settings)
             if args.ema:
                 state["ema"].update_parameters(G)
             log.bar.update()
-            # Up to here nothing waits for the device, but for --ema's count of its updates.
+            # Nothing up to here waits for the device, except --ema.
 
             if step == 1 or due(step, args.log_every, args.steps):
                 losses = runs.average(losses)

@@ -357,9 +357,8 @@ def sample(args: Namespace) -> None:
 # ---------------------------------------------------------------- train
 def make_networks(args: Namespace, device: torch.device, world: int) -> dict:
     """G, D and their optimisers, and with --ema the average of G, as at the beginning of a run."""
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # leaves the global generator, from which new layers draw, as it was
+    # fork_rng: new layers draw from the global generator, which is left as it was.
+    with torch.random.fork_rng(devices=[]):
         G = Generator(args.size, args.width, args.z_dim)
         D = Discriminator(args.size, args.width)
     init_weights(G, torch_rng(args.seed, INIT_G))
@@ -421,6 +420,7 @@ def train(args: Namespace) -> None:
     order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
     batches = load_batches(pictures, order, device, args.workers)
     grid_z = noise(64, args.z_dim, args.seed, GRID, 0).to(device)
+    settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
     out = Path(args.out)
 
     def save(name: str, step: int) -> None:
@@ -441,25 +441,11 @@ def train(args: Namespace) -> None:
             real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last
             z = runs.to_device(noise(args.batch_size, args.z_dim, args.seed, Z, step)[share], device)
             u = draw_u(args, step, share, device)
-            losses = train_step(
-                G,
-                D,
-                opt_g,
-                opt_d,
-                real,
-                z,
-                loss=args.loss,
-                a=args.a,
-                b=args.b,
-                c=args.c,
-                amp=args.amp,
-                u=u,
-                strength=args.augment,
-            )
+            losses = train_step(G, D, opt_g, opt_d, real, z, **settings, u=u, strength=args.augment)
             if args.ema:
                 state["ema"].update_parameters(G)
             log.bar.update()
-            # Up to here nothing waits for the device, but for --ema's count of its updates.
+            # Nothing up to here waits for the device, except --ema.
 
             if step == 1 or due(step, args.log_every, args.steps):
                 losses = runs.average(losses)
