@@ -167,8 +167,12 @@ def load_batches(pictures: Tensor | Images, order: Iterator[Tensor], device, wor
         worker_init_fn=runs.leave_process_group,
         generator=torch.Generator(),  # or the loader would draw from the global one
     )
-    for batch in loader:
-        yield batch.to(device, non_blocking=True)
+    try:
+        for batch in loader:
+            yield batch.to(device, non_blocking=True)
+    except (ConnectionError, EOFError):  # of a worker that has just died: PyTorch is about to say so
+        time.sleep(1)
+        raise
 
 
 # ---------------------------------------------------------------- networks
