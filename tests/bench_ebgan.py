@@ -1,6 +1,7 @@
 """Figure 5 of the paper: LSGAN, the regular GAN and EBGAN on the same data, z and seeds. Prints a table.
 
     python tests/bench_ebgan.py --data lsun/bedroom --size 64 --steps 20000 --gpu 0
+    python -m data.vote runs/ebgan/LSGAN-seed0/samples.npy runs/ebgan/GAN-seed0/samples.npy --out vote.html
 
 EBGAN is Zhao, Mathieu and LeCun 2016 (arXiv 1609.03126); Eq. and Sec. below are theirs. This is also the
 worked example of pasting: `Generator` and `init_weights` are lsgan_scenes.py's as they are, `train_step` is
@@ -179,6 +180,13 @@ def draw(G: nn.Module, n: int, z_dim: int, device: torch.device) -> Tensor:
     return torch.cat(parts)[:n]
 
 
+def save_samples(folder: Path, pictures: Tensor) -> None:
+    """Writes samples.npy, as --sample does: data.score and data.vote read it."""
+    folder.mkdir(exist_ok=True)
+    with runs.write_file(folder / "samples.npy") as file:
+        np.save(file, pictures.cpu().numpy())
+
+
 # ---------------------------------------------------------------- scores and the figure
 def best_and_last(rows: list[dict]) -> dict[str, list[dict]]:
     """The rows of one system -> of every seed the one with the least KID, and the last one."""
@@ -249,12 +257,12 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--n", type=at_least(200), default=2000, help="generated pictures of an evaluation")
     add("--extractor", choices=["random", "classifier", "inception"], default="random", help="of features")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
-    add("--out", default="runs/ebgan", help="folder for figure5.png and scores.csv")
+    add("--out", default="runs/ebgan", help="folder for figure5.png, scores.csv and samples")
     return parser.parse_args(argv)
 
 
 def score_systems(args: Namespace, pictures: Tensor, extractor: nn.Module) -> tuple[list[dict], dict]:
-    """Trains every system with every seed and scores it on the way.
+    """Trains every system with every seed and scores it on the way; keeps the best samples of each.
 
     Returns a row of measures for each evaluation; and 16 pictures of the first seed for the figure, by
     (system, "best" or "last"), uint8 [16, size, size, 3].
@@ -274,11 +282,13 @@ def score_systems(args: Namespace, pictures: Tensor, extractor: nn.Module) -> tu
             text = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
             where = f"{system} {seed}  step {step}"
             print(f"{where}  D(x) {d_real:.4g}  D(G(z)) {d_fake:.4g}  {text}", flush=True)
+            if scores["KID"] < least:
+                least = scores["KID"]
+                save_samples(Path(args.out) / f"{system}-seed{seed}", fakes)
+                if seed == args.seeds[0]:
+                    shown[system, "best"] = fakes[:16]
             if seed == args.seeds[0]:
                 shown[system, "last"] = fakes[:16]
-                if scores["KID"] < least:
-                    shown[system, "best"] = fakes[:16]
-                    least = scores["KID"]
     return rows, shown
 
 

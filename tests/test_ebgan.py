@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import bench_ebgan as ebgan
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -103,6 +104,10 @@ def test_command_line_draws_figure_5(tmp_path, call):
     with Image.open(out / "figure5.png") as picture:
         width, height = picture.size
     assert width > height > 1000
+    for system in ebgan.SYSTEMS:
+        samples = np.load(out / f"{system}-seed0" / "samples.npy")
+        assert samples.shape == (200, 16, 16, 3)
+        assert samples.dtype == np.uint8
 
 
 def test_bad_flags_are_refused_in_one_line(tmp_path, call):
