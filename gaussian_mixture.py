@@ -69,6 +69,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--seed", type=at_least(0), default=0, help="of everything that is random")
     add("--seeds", type=at_least(1), default=10, help="train this many seeds, the first of which is --seed")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
+    add("--graph", action=BooleanOptionalAction, default=False, help="the step as one CUDA graph")
     add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
     add("--measure-every", type=at_least(1), default=500, help="steps between measures and saves of last.pt")
     add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
@@ -649,6 +650,9 @@ def train(args: Namespace) -> None:
     if not log["points"]:
         log["points"][0] = generate(G, seeds)[:, :1].cpu()  # the first seed's, for Figure 8
     batches = draw_batches(seeds, start, args.steps, args.z_dim, target)
+    update = partial(train_step, G, D, opt_g, opt_d, losses=losses, updates=args.updates)
+    if args.graph:
+        update = runs.Graph(update, [opt_g, opt_d], device)
 
     def save(step: int) -> None:
         runs.check_finite(step, out, [*G.parameters(), *D.parameters()])
@@ -662,7 +666,7 @@ def train(args: Namespace) -> None:
 
         bar = tqdm(batches, total=args.steps, initial=start, unit=" steps", disable=None)
         for step, (real, z) in enumerate(bar, start + 1):
-            step_losses = train_step(G, D, opt_g, opt_d, real, z, losses, args.updates)
+            step_losses = update(real, z)
             # Up to here nothing waits for the device.
 
             if due(step, args.measure_every, args.steps):

@@ -17,7 +17,8 @@ writers is held out; theirs trains on all.
 
 import sys
 from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--tf32", action=BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
     add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
     add("--compile", action=BooleanOptionalAction, default=False, help="torch.compile both networks")
+    add("--graph", action=BooleanOptionalAction, default=False, help="the step as one CUDA graph")
     add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
     add("--n", type=at_least(1), default=64, help="number of pictures for --sample")
     add("--text", type=not_empty, help="characters for --sample to write, in --n rows")
@@ -394,6 +396,16 @@ def open_data(args: Namespace, world: int) -> Characters:
     return characters
 
 
+def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[..., Tensor]:
+    """train_step as a function of real, z and y alone; with --graph as a CUDA graph."""
+    settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
+    optimizers = state["opt_g"], state["opt_d"]
+    update = partial(train_step, state["G"], state["D"], *optimizers, **settings)
+    if args.graph:
+        update = runs.Graph(update, optimizers, device)
+    return update
+
+
 def due(step: int, every: int, last: int) -> bool:
     """True at every `every`-th step and at the last one; never if every is 0."""
     return every > 0 and (step % every == 0 or step == last)
@@ -408,7 +420,7 @@ def train(args: Namespace) -> None:
     characters = open_data(args, world)
     pictures, labels = characters.pictures.to(device), characters.labels.to(device)
     state = make_networks(args, len(characters.table), device, world)
-    G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
+    G, D = state["G"], state["D"]
     shown = state["ema"].module if args.ema else G  # draws the pictures
     start, rows = runs.restore(args, state, characters.fingerprint)
 
@@ -417,7 +429,7 @@ def train(args: Namespace) -> None:
     batches = load_batches(pictures, labels, order)
     reals, grid_y = choose_shown(characters, args.seed)
     grid_z, grid_y = noise(64, args.z_dim, args.seed, GRID, 0).to(device), grid_y.to(device)
-    settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
+    update = make_update(args, state, device)
     out = Path(args.out)
 
     def save(name: str, step: int) -> None:
@@ -443,7 +455,7 @@ def train(args: Namespace) -> None:
         for step, (batch, y) in zip(range(start + 1, args.steps + 1), batches):
             real = batch.unsqueeze(1) / 255  # [B, 1, 28, 28] in [0, 1]
             z = runs.to_device(noise(args.batch_size, args.z_dim, args.seed, Z, step)[share], device)
-            losses = train_step(G, D, opt_g, opt_d, real, z, y, **settings)
+            losses = update(real, z, y)
             if args.ema:
                 state["ema"].update_parameters(G)
             log.bar.update()

@@ -23,8 +23,9 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,6 +102,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--seed", type=at_least(0), default=0, help="of everything that is random")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
     add("--tf32", action=argparse.BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
+    add("--graph", action=argparse.BooleanOptionalAction, default=False, help="the step as one CUDA graph")
     add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
     add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
     add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
@@ -412,11 +414,12 @@ class Cell(NamedTuple):
 
 @dataclass
 class Run:
-    """A cell in training. rows: the lines of its log.csv, the header first."""
+    """A cell in training. update: train_step of real and z. rows: the lines of its log.csv, header first."""
 
     cell: Cell
     folder: Path
     state: dict  # G, D, opt_g, opt_d
+    update: Callable[[Tensor, Tensor], Tensor]
     step: int
     rows: list[str]
     losses: Tensor | None = None  # of the last step
@@ -443,13 +446,21 @@ def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
         state[name] = make_optimizer(
             net.parameters(), cell.optimizer, args.lr, args.beta1, args.rmsprop, scale
         )
-    run = Run(cell, folder(args.out, cell), state, 0, [",".join(COLUMNS) + "\n"])
-    path = run.folder / "last.pt"
+    step, rows = 0, [",".join(COLUMNS) + "\n"]
+    path = folder(args.out, cell) / "last.pt"
     if path.exists():
         checkpoint = runs.load_checkpoint(path, state)
-        run.step, run.rows = checkpoint["step"], checkpoint["log"]
-        if run.step > args.steps:
-            raise DataError(f"--steps {args.steps} lies behind step {run.step} of {path}")
+        step, rows = checkpoint["step"], checkpoint["log"]
+        if step > args.steps:
+            raise DataError(f"--steps {args.steps} lies behind step {step} of {path}")
+
+    optimizers = state["opt_g"], state["opt_d"]
+    loss, a, b, c = LOSSES[cell.loss]
+    update = partial(train_step, G, D, *optimizers, loss=loss, a=a, b=b, c=c)
+    if args.graph:
+        update = runs.Graph(update, optimizers, device)
+    run = Run(cell, path.parent, state, update, step, rows)
+    if step > 0:
         write_log(run)  # a kill may have come between checkpoint and log
     return run
 
@@ -519,11 +530,7 @@ def train_cells(
         z = runs.to_device(noise(args.batch_size, args.z_dim, seed, Z, step), device)
         behind = [run for run in live if run.step < step]  # all, but after a kill while cells were saved
         for run in behind:
-            state = run.state
-            loss, a, b, c = LOSSES[run.cell.loss]
-            run.losses = train_step(
-                state["G"], state["D"], state["opt_g"], state["opt_d"], real, z, loss, a, b, c
-            )
+            run.losses = run.update(real, z)
             run.step = step
         # Up to here nothing waits for the device.
 

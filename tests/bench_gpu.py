@@ -163,12 +163,21 @@ def compiled(networks: tuple, device: torch.device) -> tuple:
     return networks
 
 
+def as_graph(update: Callable, device: torch.device) -> Callable:
+    """A step as with --graph; on the CPU, which has none, as it is. update: a partial train_step."""
+    if device.type == "cuda":
+        return runs.Graph(update, update.args[2:4], device)
+    return update
+
+
 def our_ways(
     make: Callable, train_step: Callable, inputs: tuple, device: torch.device
 ) -> dict[str, Callable]:
-    """The script's own step in float32 (TF32), bfloat16, and compiled. make: networks and optimisers."""
+    """The script's own step, plain, as a graph and compiled. make: networks and optimisers."""
+    graph = as_graph(partial(train_step, *make()), device)
     return {
         "float32": partial(train_step, *make(), *inputs),
+        "float32, one graph": partial(graph, *inputs),
         "float32, compiled": partial(train_step, *compiled(make(), device), *inputs),
         "bfloat16": partial(train_step, *make(), *inputs, amp=True),
         "bfloat16, compiled": partial(train_step, *compiled(make(), device), *inputs, amp=True),
@@ -270,6 +279,9 @@ def mixture_part(args: Namespace, device: torch.device) -> list[list[str]]:
     counts = {f"mixture, {n} seeds": n for n in args.mixture_seeds}
     loops = {name: bench_mixture.batched(range(n), device) for name, n in counts.items()}
     counts["mixture, obvious loop over models"] = 1
+    name = f"mixture, {args.mixture_seeds[0]} seeds, one graph"
+    counts[name] = args.mixture_seeds[0]
+    loops[name] = bench_mixture.batched(range(counts[name]), device, partial(as_graph, device=device))
     loops["mixture, obvious loop over models"] = bench_mixture.plain(device)
     measured = measure({name: partial(next, loop) for name, loop in loops.items()}, args, device)
     obvious = measured["mixture, obvious loop over models"].seconds
@@ -292,15 +304,18 @@ def grid_part(args: Namespace, device: torch.device) -> list[list[str]]:
     real = torch.rand(batch_size, size, size, 3, device=device).permute(0, 3, 1, 2) * 2 - 1
     z = grid.noise(batch_size, grid_args.z_dim, 0, grid.Z, 1).to(device)
 
-    def step() -> None:
-        for run in cells:
-            G, D, opt_g, opt_d = run.state["G"], run.state["D"], run.state["opt_g"], run.state["opt_d"]
-            loss, a, b, c = grid.LOSSES[run.cell.loss]
-            grid.train_step(G, D, opt_g, opt_d, real, z, loss, a, b, c)
+    def step(updates: list[Callable]) -> None:
+        for update in updates:
+            update(real, z)
 
+    plain = [run.update for run in cells]
     name = f"grid {size}x{size}, batch {batch_size}, {len(cells)} cells"
-    seconds, idle = measure({name: step}, args, device)[name]
-    return [row(name, f"{len(cells) / seconds:,.0f} cells x steps/s", idle=idle)]
+    ways = {name: partial(step, plain)}
+    ways[f"{name}, one graph each"] = partial(step, [as_graph(update, device) for update in plain])
+    rows = []
+    for way, (seconds, idle) in measure(ways, args, device).items():
+        rows.append(row(way, f"{len(cells) / seconds:,.0f} cells x steps/s", idle=idle))
+    return rows
 
 
 def data_part(args: Namespace, device: torch.device) -> list[list[str]]:

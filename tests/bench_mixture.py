@@ -13,6 +13,7 @@ import argparse
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,8 +27,8 @@ from data import runs
 LOSSES = ["ls", "sigmoid"]
 
 
-def batched(seeds, device):
-    """Yields after each step of all models."""
+def batched(seeds, device, change=lambda update: update):
+    """Yields after each step of all models. change: what to make of the step, a function of real and z."""
     target = (*(tensor.to(device) for tensor in gm.mixture()), 0.01)
     models = list(seeds) * 2
     G, D = gm.Generator(len(models)), gm.Discriminator(len(models))
@@ -37,8 +38,9 @@ def batched(seeds, device):
     D.to(device)
     opt_g = torch.optim.Adam(G.parameters(), 1e-3, betas=(0.5, 0.999), fused=True)
     opt_d = torch.optim.Adam(D.parameters(), 1e-4, betas=(0.5, 0.999), fused=True)
+    update = change(partial(gm.train_step, G, D, opt_g, opt_d, losses=LOSSES))
     for real, z in gm.draw_batches(seeds, 0, 10**9, 256, target):
-        gm.train_step(G, D, opt_g, opt_d, real, z, LOSSES)
+        update(real, z)
         yield
 
 

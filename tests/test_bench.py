@@ -15,7 +15,7 @@ def test_bench_gpu_prints_all_rows(call):
     names = [cells[0] for cells in table]
     assert len(set(names)) == len(names)
 
-    ours = ["float32", "float32, compiled", "bfloat16", "bfloat16, compiled"]
+    ours = ["float32", "float32, one graph", "float32, compiled", "bfloat16", "bfloat16, compiled"]
     for batch_size in (2, 4):
         for way in (*ours, "obvious, float32", "obvious, bfloat16", "dcgan, float32"):
             names.remove(f"scenes 16x16, batch {batch_size}, {way}")
@@ -26,7 +26,7 @@ def test_bench_gpu_prints_all_rows(call):
     assert rest[:3] == [["scenes 16x16", "limit of the arithmetic"]] * 2 + [
         ["scenes 16x16", "limit of the memory"]
     ]
-    assert [name.split(",")[0] for name in names[3:]] == ["mixture"] * 3 + ["grid 16x16"] + [
+    assert [name.split(",")[0] for name in names[3:]] == ["mixture"] * 4 + ["grid 16x16"] * 2 + [
         "scenes 16x16"
     ] * 4
     for line in lines[2:]:

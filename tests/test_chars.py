@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import same
 from PIL import Image
 from torch import nn
 
@@ -444,3 +445,26 @@ def test_batches_follow_from_seed_and_step():
     assert [batches(start) for start in range(8)] == [whole[start:] for start in range(8)]
     halves = zip(batches(0, slice(0, 2)), batches(0, slice(2, 4)))
     assert [left[0] + right[0] for left, right in halves] == [batch for batch, _ in whole]
+
+
+def test_graph_needs_a_gpu(tmp_path, call):
+    code, _, err = call(chars.main, *TINY, "--steps", 1, "--graph", "--out", tmp_path / "run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--graph needs a GPU" in err
+
+
+def test_checkpoint_of_a_graph_goes_on_on_the_cpu(tmp_path, call):
+    """Its Adam is capturable, which is about GPUs only."""
+    for name in ("plain", "graph"):
+        assert call(chars.main, *TINY, "--steps", 2, "--out", tmp_path / name)[0] == 0
+    checkpoint = torch.load(tmp_path / "graph/last.pt", weights_only=True)
+    checkpoint["args"]["graph"] = True
+    for name in ("opt_g", "opt_d"):
+        checkpoint[name]["param_groups"][0]["capturable"] = True
+    torch.save(checkpoint, tmp_path / "graph/last.pt")
+    for name in ("plain", "graph"):
+        flags = "--resume", tmp_path / name / "last.pt", "--steps", 4, "--no-graph", "--gpu", -1
+        assert call(chars.main, *flags)[0] == 0
+    plain, graph = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("plain", "graph"))
+    for name in ("G", "D"):
+        assert same(plain[name], graph[name])

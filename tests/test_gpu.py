@@ -85,6 +85,25 @@ def test_killed_and_resumed_equals_uninterrupted(script, flags, tmp_path):
     assert same(state(tmp_path / "run/last.pt"), state(tmp_path / "whole/last.pt"))
 
 
+@pytest.mark.parametrize("script", ["lsgan_cond_chars", "gaussian_mixture"])
+def test_a_graph_computes_what_plain_steps_do(script, tmp_path):
+    for flag in ("--graph", "--no-graph"):
+        run(script, "--steps", 100, "--gpu", 0, flag, "--out", flag.strip("-"), folder=tmp_path)
+    found = [torch.load(tmp_path / out / "last.pt", weights_only=True) for out in ("graph", "no-graph")]
+    for name in ("G", "D"):
+        assert same(found[0][name], found[1][name])
+
+
+def test_a_run_goes_on_as_a_graph_and_without(tmp_path):
+    run("lsgan_cond_chars", "--steps", 20, "--gpu", 0, "--out", "run", folder=tmp_path)
+    for steps, flags in ((40, ["--graph"]), (60, ["--no-graph"]), (80, ["--no-graph", "--gpu", -1])):
+        run("lsgan_cond_chars", "--resume", "run/last.pt", "--steps", steps, *flags, folder=tmp_path)
+
+
+def test_the_cells_of_a_grid_as_graphs(tmp_path):
+    run("stability_grid", "--steps", 100, "--gpu", 0, "--graph", "--out", "grid", folder=tmp_path)
+
+
 def one_step(device):
     """Weights after a step of a small scenes network, from the same weights, pictures and z on any device."""
     G, D = lsgan_scenes.Generator(32, 16, 32), lsgan_scenes.Discriminator(32, 16)

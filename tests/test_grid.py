@@ -245,10 +245,10 @@ def test_cells_share_pictures_and_noise_but_seeds_do_not(run, monkeypatch):
     inputs, losses = [], []
     original = grid.train_step
 
-    def spy(G, D, opt_g, opt_d, real, z, *loss):
+    def spy(G, D, opt_g, opt_d, real, z, loss, a, b, c):
         inputs.append((real.sum().item(), z.sum().item()))
-        losses.append(loss)
-        return original(G, D, opt_g, opt_d, real, z, *loss)
+        losses.append((loss, a, b, c))
+        return original(G, D, opt_g, opt_d, real, z, loss, a, b, c)
 
     monkeypatch.setattr(grid, "train_step", spy)
     assert run("--steps 2 --seeds 2 --settings bn --optimizers adam --losses ls,ls-110,sigmoid")[0] == 0
@@ -589,8 +589,8 @@ def test_real_judge_in_a_real_grid(call, tmp_path, monkeypatch):
 def test_diverged_cell_ends_alone(run, monkeypatch):
     original = grid.train_step
 
-    def explode(G, D, opt_g, opt_d, real, z, loss, *targets):
-        losses = original(G, D, opt_g, opt_d, real, z, loss, *targets)
+    def explode(G, D, opt_g, opt_d, real, z, loss, **targets):
+        losses = original(G, D, opt_g, opt_d, real, z, loss, **targets)
         return (
             losses * float("nan")
             if loss == "sigmoid" and calls.append(1) is None and len(calls) > 2
@@ -713,12 +713,12 @@ def test_out_of_memory_names_the_flags(run, monkeypatch):
     assert refused(run("--steps 1 --width 100000"), "out of memory", "--width", "--batch-size")  # truly
     for error in (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()):
 
-        def full(*_, error=error):
+        def full(*_, error=error, **__):
             raise error
 
         monkeypatch.setattr(grid, "train_step", full)
         assert refused(run("--steps 1", out=type(error).__name__), "out of memory", "--batch-size", "--width")
-    monkeypatch.setattr(grid, "train_step", lambda *_: 1 + torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(grid, "train_step", lambda *_, **__: 1 + torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError):  # a fault of ours stays visible
         run("--steps 1", out="other")
 
@@ -771,3 +771,7 @@ def test_without_docstrings(run, monkeypatch):
     judge.n, judge.real, judge.untrained = 8, 0.1, 10.0
     judge.extractor = grid.make_extractor("random", 16)
     assert grid.RULE in judge.describe()
+
+
+def test_graph_needs_a_gpu(run):
+    assert refused(run("--steps 1 --gpu -1 --graph"), "--graph needs a GPU")

@@ -700,3 +700,7 @@ def test_nothing_uses_global_generators(run, tmp_path):
     states = torch.get_rng_state(), np.random.get_state()[1].copy()
     assert run("--steps", 2, "--out", tmp_path / "run")[0] == 0
     assert torch.equal(states[0], torch.get_rng_state()) and (states[1] == np.random.get_state()[1]).all()
+
+
+def test_graph_needs_a_gpu(run, tmp_path):
+    assert refused(run("--steps", 1, "--gpu", -1, "--graph"), "--graph needs a GPU")
