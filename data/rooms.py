@@ -14,7 +14,10 @@ Range = tuple[float, float]
 
 VIEW = 3.0  # width and height of the square of the picture plane that is the picture
 VIEW_MIDDLE = 1.15  # height of its middle above the floor
+EYE_X, EYE_Y = 0.0, 1.9
 EYE_DISTANCE = 2.2  # from the eye to the picture plane
+WIDTH, HEIGHT = 4.0, 2.7  # of every room: at 32x32 other shapes would only blur what a network can learn
+BACK_WALL = 2.1  # z of the back wall
 GRAIN = 6.0  # grey levels, as of a photo: perfectly even walls would give every generated picture away
 
 # Every room has one kind of wall and of cloth, slightly varied.
@@ -74,10 +77,6 @@ HOURS = [
 class Scene(NamedTuple):
     """All that is random in a room."""
 
-    eye: tuple[float, float]  # x and y
-    width: float
-    height: float
-    depth: float  # z of the back wall
     bed: float  # x of its middle
     window: float  # x of its middle
     hour: Hour
@@ -92,10 +91,6 @@ def choose_scene(rng: np.random.Generator) -> Scene:
     """A room with the window above the head of the bed, more or less."""
     bed = rng.uniform(-0.6, 0.6)
     return Scene(
-        eye=(rng.uniform(-0.4, 0.4), rng.uniform(1.8, 2.0)),
-        width=rng.uniform(3.7, 4.2),
-        height=rng.uniform(2.6, 2.8),
-        depth=rng.uniform(1.9, 2.3),
         bed=bed,
         window=bed + rng.uniform(-0.2, 0.2),
         hour=HOURS[rng.integers(len(HOURS))],
@@ -123,17 +118,16 @@ def shade(colour: Colour, factor: float) -> Colour:
 class Canvas:
     """A square picture, `pixels` wide, to be painted from the back to the front with rectangles."""
 
-    def __init__(self, pixels: int, eye: tuple[float, float]):
+    def __init__(self, pixels: int):
         self.pixels = pixels
-        self.eye_x, self.eye_y = eye
         self.image = Image.new("RGB", (pixels, pixels))
         self.draw = ImageDraw.Draw(self.image)
 
     def project(self, x: float, y: float, z: float) -> tuple[float, float]:
         """Where a point is seen: pixels from the left and from the top."""
         shrink = EYE_DISTANCE / (EYE_DISTANCE + z)
-        seen_x = self.eye_x + (x - self.eye_x) * shrink  # on the picture plane, in metres
-        seen_y = self.eye_y + (y - self.eye_y) * shrink
+        seen_x = EYE_X + (x - EYE_X) * shrink  # on the picture plane, in metres
+        seen_y = EYE_Y + (y - EYE_Y) * shrink
         from_left = VIEW / 2 + seen_x
         from_top = VIEW / 2 - (seen_y - VIEW_MIDDLE)
         return from_left * self.pixels / VIEW, from_top * self.pixels / VIEW
@@ -161,9 +155,9 @@ class Canvas:
 
     def box(self, x: Range, y: Range, z: Range, colour: Colour) -> None:
         """A box that stands below the eye: the side that is seen, if one is, its top and its front."""
-        if self.eye_x < x[0]:
+        if EYE_X < x[0]:
             self.sideways(x[0], y, z, shade(colour, 0.78))
-        if self.eye_x > x[1]:
+        if EYE_X > x[1]:
             self.sideways(x[1], y, z, shade(colour, 0.78))
         self.level(x, y[1], z, colour)
         self.upright(x, y, z[0], shade(colour, 0.86))
@@ -171,32 +165,32 @@ class Canvas:
 
 def paint_walls(canvas: Canvas, scene: Scene) -> None:
     """The back wall, the side walls, ceiling and floor."""
-    x, y = (-scene.width / 2, scene.width / 2), (0, scene.height)
-    z = (-1.2, scene.depth)  # from before the picture plane: the picture cuts off what is near
-    canvas.upright(x, y, scene.depth, scene.wall)
+    x, y = (-WIDTH / 2, WIDTH / 2), (0, HEIGHT)
+    z = (-1.2, BACK_WALL)  # from before the picture plane: the picture cuts off what is near
+    canvas.upright(x, y, BACK_WALL, scene.wall)
     canvas.sideways(x[0], y, z, shade(scene.wall, 0.84))
     canvas.sideways(x[1], y, z, shade(scene.wall, 0.84))
-    canvas.level(x, scene.height, z, CEILING)
+    canvas.level(x, HEIGHT, z, CEILING)
     canvas.level(x, 0, z, scene.floor)
 
 
 def paint_window(canvas: Canvas, scene: Scene) -> None:
     """A window in the back wall, with a view."""
-    x, wall = scene.window, scene.depth
-    canvas.upright((x - 0.90, x + 0.90), (1.15, 2.40), wall, WHITE)  # frame
-    canvas.upright((x - 0.80, x + 0.80), (1.15, 2.30), wall, scene.hour.sky)
-    canvas.upright((x - 0.80, x + 0.80), (1.15, 1.50), wall, scene.hour.land)
-    canvas.upright((x - 0.03, x + 0.03), (1.15, 2.30), wall, WHITE)  # the bar in its middle
+    x = scene.window
+    canvas.upright((x - 0.90, x + 0.90), (1.15, 2.40), BACK_WALL, WHITE)  # frame
+    canvas.upright((x - 0.80, x + 0.80), (1.15, 2.30), BACK_WALL, scene.hour.sky)
+    canvas.upright((x - 0.80, x + 0.80), (1.15, 1.50), BACK_WALL, scene.hour.land)
+    canvas.upright((x - 0.03, x + 0.03), (1.15, 2.30), BACK_WALL, WHITE)  # the bar in its middle
 
 
 def paint_bed(canvas: Canvas, scene: Scene) -> None:
     """A double bed, its head at the back wall."""
-    x, wall = scene.bed, scene.depth
-    canvas.box((x - 0.85, x + 0.85), (0, 1.0), (wall - 0.08, wall), scene.wood)  # headboard
-    canvas.box((x - 0.85, x + 0.85), (0.1, 0.5), (wall - 2.1, wall - 0.08), WHITE)  # mattress
-    canvas.box((x - 0.75, x - 0.04), (0.5, 0.72), (wall - 0.6, wall - 0.1), WHITE)  # pillows
-    canvas.box((x + 0.04, x + 0.75), (0.5, 0.72), (wall - 0.6, wall - 0.1), WHITE)
-    canvas.box((x - 0.89, x + 0.89), (0.15, 0.56), (wall - 2.1, wall - 0.9), scene.cloth)  # blanket
+    x = scene.bed
+    canvas.box((x - 0.85, x + 0.85), (0, 1.0), (BACK_WALL - 0.08, BACK_WALL), scene.wood)  # headboard
+    canvas.box((x - 0.85, x + 0.85), (0.1, 0.5), (BACK_WALL - 2.1, BACK_WALL - 0.08), WHITE)  # mattress
+    canvas.box((x - 0.75, x - 0.04), (0.5, 0.72), (BACK_WALL - 0.6, BACK_WALL - 0.1), WHITE)  # pillows
+    canvas.box((x + 0.04, x + 0.75), (0.5, 0.72), (BACK_WALL - 0.6, BACK_WALL - 0.1), WHITE)
+    canvas.box((x - 0.89, x + 0.89), (0.15, 0.56), (BACK_WALL - 2.1, BACK_WALL - 0.9), scene.cloth)  # blanket
 
 
 def light(canvas: Canvas, scene: Scene, size: int) -> np.ndarray:
@@ -206,7 +200,7 @@ def light(canvas: Canvas, scene: Scene, size: int) -> np.ndarray:
 
     def glow(x: float, y: float, colour: Colour) -> np.ndarray:
         """Round the point (x, y) of the back wall."""
-        from_left, from_top = canvas.project(x, y, scene.depth)
+        from_left, from_top = canvas.project(x, y, BACK_WALL)
         across = np.exp(-(((centres - from_left) / radius) ** 2))
         down = np.exp(-(((centres - from_top) / radius) ** 2))
         return down[:, None, None] * (across[:, None] * np.array(colour, np.float32))
@@ -220,7 +214,7 @@ def room(seed: int, index: int, size: int) -> np.ndarray:
     """Room `index` of `seed` (both >= 0), uint8 RGB [size, size, 3]: pure, the same scene at any size."""
     scene = choose_scene(np.random.default_rng([seed, index, 1]))
     scale = max(2, 192 // size)  # painted larger, then averaged: smooth edges
-    canvas = Canvas(size * scale, scene.eye)
+    canvas = Canvas(size * scale)
     paint_walls(canvas, scene)
     paint_window(canvas, scene)
     paint_bed(canvas, scene)
