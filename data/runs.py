@@ -552,7 +552,7 @@ def save_curves(log: Path) -> None:
         for name in names:
             axes.plot(rows["step"], rows[name], label=name, linewidth=0.8)
         axes.set_xlabel("step")
-        axes.legend()
+        axes.legend(loc="upper right")  # "best" is slow
     with write_file(log.with_name("curves.png")) as file:
         figure.savefig(file, format="png")
 
@@ -566,7 +566,7 @@ def save_progress(samples: Path, frames: int = 24, side: int = 400) -> None:
     pictures = []
     for i in chosen:
         picture = Image.open(paths[i])
-        picture.thumbnail((side, side))
+        picture.thumbnail((side, side), reducing_gap=1.0)
         pictures.append(picture)
     with write_file(samples.with_name("progress.webp")) as file:
         pictures[0].save(file, "webp", save_all=True, append_images=pictures[1:], duration=300, loop=0)

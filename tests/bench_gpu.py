@@ -341,7 +341,7 @@ def data_part(args: Namespace, device: torch.device) -> list[list[str]]:
             ("on the device", spec, None),
         ]
         for name, data, workers in places:
-            share, _ = bench_training.bench(data, flags, workers)
+            share, *_ = bench_training.bench(data, flags, workers)
             rows.append(
                 row(f"scenes {size}x{size}, batch 64, {name}", f"waits for data {share:.1%} of the time")
             )
