@@ -133,7 +133,7 @@ def load_batches(
     """Yields batches, uint8 [B, 28, 28] and int64 [B], from pictures and labels that are on the device."""
     for indices in order:
         indices = runs.to_device(indices, pictures.device)
-        yield pictures[indices], labels[indices]
+        yield pictures.index_select(0, indices), labels[indices]
 
 
 # ---------------------------------------------------------------- networks

@@ -158,7 +158,7 @@ def load_batches(pictures: Tensor | Images, order: Iterator[Tensor], device, wor
     """Yields batches, uint8 [B, size, size, 3] on the device: indexed there, or read by worker processes."""
     if isinstance(pictures, Tensor):
         for indices in order:
-            yield pictures[runs.to_device(indices, device)]
+            yield pictures.index_select(0, runs.to_device(indices, device))  # faster than [] on a CPU
         return
     loader = DataLoader(
         pictures,
