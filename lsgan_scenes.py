@@ -4,7 +4,7 @@
     python lsgan_scenes.py --data lsun/bedroom --gpu 0 --resume            # go on where it stopped
     python lsgan_scenes.py --sample runs/lsgan_scenes-bedroom-ls-seed0/last.pt --n 64
     torchrun --nproc-per-node 8 lsgan_scenes.py --data lsun/bedroom        # the same run on eight GPUs
-    python lsgan_scenes.py --size 32 --width 24 --batch-size 32 --z-dim 64 --lr 5e-4 --ema 0.99 --steps 1600
+    python lsgan_scenes.py --size 32 --width 24 --batch-size 32 --z-dim 64 --lr 5e-4 --ema 0.99 --steps 2000
 
 Differences from the authors' code: losses are means over the batch, theirs are sums (Adam hardly notices a
 factor). One G forward serves both updates, so G's running BN statistics move once a step, not twice; they
