@@ -312,7 +312,8 @@ def main(argv: list[str] | None = None) -> None:
                 lines = [",".join(rows[0])] + [",".join(map(str, row.values())) for row in rows]
                 file.write(("\n".join(lines) + "\n").encode())
             title = f"{Path(args.data).name}, {len(pictures):,} pictures, {args.size}x{args.size}, "
-            title += f"width {args.width}, {args.steps:,} steps, seeds {args.seeds}; scores: {extractor.title}"
+            title += f"width {args.width}, {args.steps:,} steps, seeds {args.seeds}; "
+            title += f"scores: {extractor.title}"
             save_figure(out / "figure5.png", shown, rows, args.systems, title)
         print_table(rows, args.systems)
 
