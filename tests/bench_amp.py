@@ -43,14 +43,14 @@ class Bfloat16(TorchFunctionMode):
     """Inside, layers compute what they do under torch.autocast in bfloat16, with float32 arithmetic."""
 
     LAYERS = {torch.conv2d, torch.conv_transpose2d, F.linear}
-    KEEP_FLOAT32_WEIGHTS = {torch.batch_norm, torch.tanh}  # autocast rounds only what comes in and out
+    OUTPUT_ONLY = {torch.batch_norm, torch.tanh}  # weights stay float32; what comes in is rounded already
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func in self.LAYERS and args[1].shape[0] > 1:  # not D's last layer: see LastLinear
             args = [Rounded.apply(x) if isinstance(x, Tensor) else x for x in args]
             return Rounded.apply(func(*args, **kwargs))
-        if func in self.KEEP_FLOAT32_WEIGHTS:
+        if func in self.OUTPUT_ONLY:
             return Rounded.apply(func(*args, **kwargs))
         return func(*args, **kwargs)
 
