@@ -7,10 +7,10 @@ without bfloat16 units, where --amp takes eight times as long: what goes into an
 the gradients of both, are rounded to bfloat16.
 """
 
-import argparse
 import contextlib
 import itertools
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import lsgan_scenes as scenes
+from data import make_parser, one_line_errors
 from data.images import decode_all, open_images
 from data.score import compare, features, make_extractor
 
@@ -71,9 +72,9 @@ def train(flags: list, emulate: bool) -> None:
         scenes.train_step = original
 
 
-def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+def parse_args(argv: list[str] | None = None) -> tuple[Namespace, list[str]]:
     """Our flags, and those for lsgan_scenes.py."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = make_parser("bench_amp.py", "Does --amp cost quality? Other flags go to lsgan_scenes.py")
     add = parser.add_argument
     add("--seeds", type=seeds, default=[0, 1, 2], help="comma between them")
     add("--emulate", action="store_true", help="bfloat16 by rounding, for CPUs without it")
@@ -84,7 +85,12 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line `argv`; by default the program's own."""
-    args, flags = parse_args(argv)
+    with one_line_errors("bench_amp.py"):
+        compare_precisions(*parse_args(argv))
+
+
+def compare_precisions(args: Namespace, flags: list[str]) -> None:
+    """Trains every seed in both precisions and prints the scores; flags are those for lsgan_scenes.py."""
     settings = scenes.parse_args(flags)
     extractor = make_extractor("random", settings.size)
     images = open_images(settings.data, settings.size, settings.fit, settings.limit or None)

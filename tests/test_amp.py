@@ -60,3 +60,11 @@ def test_table(flag, tmp_path, call):
     assert code == 0
     assert out.splitlines()[-2].startswith("| float32 | ")
     assert out.splitlines()[-1].startswith("| bfloat16 | ")
+
+
+def test_bad_input_is_refused_in_one_line(tmp_path, call):
+    for flags in (["--data", tmp_path / "nowhere"], ["--seeds", "x"], ["--unknown", 1]):
+        code, _, err = call(bench_amp.main, *flags, "--gpu", -1, "--steps", 1, "--runs", tmp_path / "runs")
+        assert code == 2
+        assert "error: " in err
+        assert err.count("\n") == 1
