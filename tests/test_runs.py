@@ -1123,7 +1123,7 @@ class Reads(TorchDispatchMode):
 
 # ---------------------------------------------------------------- average of weights, animation
 def test_average_equals_the_recursion_worked_by_hand(script, run, tmp_path, monkeypatch):
-    """G's weights and its running statistics, from those after the first step on; a shorter average at first."""
+    """G's weights and its running statistics, from those after the first step on. It is shorter at first."""
     train_step, states = script.train_step, []
 
     def noted(G, *more, **settings):
