@@ -219,7 +219,8 @@ class Graph:
             return output
         if self.calls == 4:
             self.inputs = [tensor.clone() for tensor in inputs]
-            with torch.cuda.graph(self.graph):  # records, computes nothing
+            # Records, computes nothing. thread_local: other threads may pin memory meanwhile.
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.output = self.step(*self.inputs)
         for mine, given in zip(self.inputs, inputs):
             mine.copy_(given)

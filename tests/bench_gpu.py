@@ -80,7 +80,7 @@ def time_steps(step: Callable, n: int, device: torch.device) -> float:
 def time_kernels(step: Callable, n: int, device: torch.device) -> float:
     """Seconds of kernels and copies on the GPU in one of n steps; 0 on the CPU."""
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
-    with profile(activities=[activity]) as profiler:
+    with profile(activities=[activity], acc_events=True) as profiler:
         time_steps(step, n, device)
     microseconds = 0.0
     for event in profiler.events():
