@@ -38,7 +38,8 @@ def make(args, device, ours):
         scenes.Discriminator(args.size, args.width).to(device),
     )
     for net, stream in zip(nets, (scenes.INIT_G, scenes.INIT_D)):
-        scenes.init_weights(net, scenes.torch_rng(0, stream))
+        scenes.init_weights(net.cpu(), scenes.torch_rng(0, stream))
+        net.to(device)
         net.to(memory_format=torch.channels_last if ours else torch.contiguous_format)
     settings = {"lr": 1e-3, "betas": (0.5, 0.999)} | ({"fused": True} if ours else {"foreach": False})
     return *nets, *(torch.optim.Adam(net.parameters(), **settings) for net in nets)
