@@ -18,6 +18,7 @@ import sys
 import time
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--tf32", action=BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
     add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
     add("--compile", action=BooleanOptionalAction, default=False, help="torch.compile both networks")
+    add("--graph", action=BooleanOptionalAction, default=False, help="the step as one CUDA graph")
     add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
     add("--n", type=at_least(1), default=64, help="number of pictures for --sample")
     add("--log-every", type=at_least(1), default=50, help="steps between rows of log.csv")
@@ -274,7 +276,7 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
 
 # ---------------------------------------------------------------- training step
 def train_step(
-    G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0, amp=False, u=None, strength=1.0
+    G, D, opt_g, opt_d, real, z, u=None, loss="ls", a=0.0, b=1.0, c=1.0, amp=False, strength=1.0
 ) -> Tensor:
     """Updates D, then G with the same z. Returns d_loss, g_loss, mean D(x), mean D(G(z)), on the device.
 
@@ -410,12 +412,24 @@ def open_data(args: Namespace, device: torch.device, world: int) -> tuple[Tensor
     return images, images.fingerprint
 
 
-def draw_u(args: Namespace, step: int, share: slice, device: torch.device) -> Tensor | None:
-    """What `augment` needs at this step, uniform(-1, 1) [2, B, 8]: for real and fake; None without it."""
-    if not args.augment:
-        return None
-    u = noise(2 * args.batch_size, 8, args.seed, AUGMENT, step).view(2, args.batch_size, 8)
-    return runs.to_device(u[:, share], device)
+def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[..., Tensor]:
+    """train_step as a function of real and z, and with --augment of u; with --graph as a CUDA graph."""
+    settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
+    optimizers = state["opt_g"], state["opt_d"]
+    update = partial(train_step, state["G"], state["D"], *optimizers, **settings, strength=args.augment)
+    if args.graph:
+        update = runs.Graph(update, optimizers, device)
+    return update
+
+
+def draw_noise(args: Namespace, step: int, share: slice, device: torch.device) -> list[Tensor]:
+    """This process's share of what is random in a step: z [B, z_dim]; with --augment also u [2, B, 8]."""
+    z = noise(args.batch_size, args.z_dim, args.seed, Z, step)[share]
+    drawn = [runs.to_device(z, device)]
+    if args.augment:
+        u = noise(2 * args.batch_size, 8, args.seed, AUGMENT, step).view(2, args.batch_size, 8)[:, share]
+        drawn.append(runs.to_device(u, device))
+    return drawn
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -431,7 +445,7 @@ def train(args: Namespace) -> None:
 
     pictures, fingerprint = open_data(args, device, world)
     state = make_networks(args, device, world)
-    G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
+    G, D = state["G"], state["D"]
     shown = state["ema"].module if args.ema else G  # draws the pictures
     start, rows = runs.restore(args, state, fingerprint)
 
@@ -439,7 +453,7 @@ def train(args: Namespace) -> None:
     order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
     batches = load_batches(pictures, order, device, args.workers)
     grid_z = noise(64, args.z_dim, args.seed, GRID, 0).to(device)
-    settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
+    update = make_update(args, state, device)
     out = Path(args.out)
 
     def save(name: str, step: int) -> None:
@@ -458,9 +472,7 @@ def train(args: Namespace) -> None:
 
         for step, batch in zip(range(start + 1, args.steps + 1), batches):
             real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last
-            z = runs.to_device(noise(args.batch_size, args.z_dim, args.seed, Z, step)[share], device)
-            u = draw_u(args, step, share, device)
-            losses = train_step(G, D, opt_g, opt_d, real, z, **settings, u=u, strength=args.augment)
+            losses = update(real, *draw_noise(args, step, share, device))
             if args.ema:
                 state["ema"].update_parameters(G)
             log.bar.update()

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +51,7 @@ from data.rooms import room
 # Bytes that a bfloat16 step of scenes moves for each picture of 112x112 at width 64: G's and three times D's
 # outputs of layers, 2.9 million numbers, each written or read 14 or 15 times forward and backward. Estimated.
 BYTES = 84e6
-HEADER = ["", "", "against the obvious loop", "of the arithmetic limit", "GPU idle"]
+HEADER = ["", "against the obvious loop", "of the arithmetic limit", "GPU idle"]
 
 
 class Measured(NamedTuple):
@@ -175,11 +175,13 @@ def our_ways(
 ) -> dict[str, Callable]:
     """The script's own step, plain, as a graph and compiled. make: networks and optimisers."""
     graph = as_graph(partial(train_step, *make()), device)
+    amp_graph = as_graph(partial(train_step, *make(), amp=True), device)
     return {
         "float32": partial(train_step, *make(), *inputs),
         "float32, one graph": partial(graph, *inputs),
         "float32, compiled": partial(train_step, *compiled(make(), device), *inputs),
         "bfloat16": partial(train_step, *make(), *inputs, amp=True),
+        "bfloat16, one graph": partial(amp_graph, *inputs),
         "bfloat16, compiled": partial(train_step, *compiled(make(), device), *inputs, amp=True),
     }
 
@@ -197,29 +199,24 @@ def limit_of(way: str, macs: float, args: Namespace) -> float:
     return peak / (2 * macs)
 
 
-def picture_rows(what: str, ways: dict, batch_size: int, macs: float, args, device) -> list[list[str]]:
+def picture_rows(what: str, ways: dict, batch_size: int, macs: float, args, device) -> Iterator[list[str]]:
     """Rows in images/s: a row for each way."""
-    rows = []
     measured = measure(ways, args, device)
     obvious = measured["obvious, float32"].seconds
     for way, (seconds, idle) in measured.items():
         speed = batch_size / seconds
         name = f"{what}, batch {batch_size}, {way}"
-        rows.append(
-            row(name, f"{speed:,.0f} images/s", obvious / seconds, speed / limit_of(way, macs, args), idle)
-        )
-    return rows
+        yield row(name, f"{speed:,.0f} images/s", obvious / seconds, speed / limit_of(way, macs, args), idle)
 
 
 # ---------------------------------------------------------------- parts
-def scenes_part(args: Namespace, device: torch.device) -> list[list[str]]:
+def scenes_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
     """The step of lsgan_scenes.py at batch 64 and 256, and what limits it."""
     runs.set_arithmetic(tf32=True)
     sizes = Namespace(size=args.size or 112, width=args.width or 64)
     ours = partial(bench_scenes.make, sizes, device, True)
     theirs = partial(bench_scenes.make, sizes, device, False)
     what = f"scenes {sizes.size}x{sizes.size}"
-    rows = []
     for batch_size in args.scenes_batches:
         start_compiling_anew(device)
         pictures = torch.randint(256, (batch_size, sizes.size, sizes.size, 3), dtype=torch.uint8).to(device)
@@ -231,24 +228,22 @@ def scenes_part(args: Namespace, device: torch.device) -> list[list[str]]:
             ways[name] = partial(as_it_comes, step, *theirs(), real.contiguous(), z, amp)
         ways["dcgan, float32"] = partial(as_it_comes, dcgan_step, *theirs(), real.contiguous(), z)
         macs = count_macs(scenes.train_step, ours, (real, z))
-        rows += picture_rows(what, ways, batch_size, macs, args, device)
+        yield from picture_rows(what, ways, batch_size, macs, args, device)
 
     for precision, peak in (("float32 (TF32)", args.peak_tf32), ("bfloat16", args.peak_bf16)):
         name = f"{what}, limit of the arithmetic, {precision}: {macs / 1e9:.2g} GMAC an image"
-        rows.append(row(name, f"{peak / (2 * macs):,.0f} images/s"))
+        yield row(name, f"{peak / (2 * macs):,.0f} images/s")
     moved = BYTES * (sizes.size / 112) ** 2 * sizes.width / 64
     name = f"{what}, limit of the memory, bfloat16: about {moved / 1e6:.2g} MB an image"
-    rows.append(row(name, f"{args.bandwidth / moved:,.0f} images/s"))
-    return rows
+    yield row(name, f"{args.bandwidth / moved:,.0f} images/s")
 
 
-def chars_part(args: Namespace, device: torch.device) -> list[list[str]]:
+def chars_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
     """The step of lsgan_cond_chars.py with 3,740 classes at batch 64 and 512."""
     runs.set_arithmetic(tf32=True)
     sizes = Namespace(classes=3740, width=args.width or 256)
     ours = partial(bench_chars.make, sizes, device, True)
     theirs = partial(bench_chars.make, sizes, device, False)
-    rows = []
     for batch_size in args.chars_batches:
         start_compiling_anew(device)
         real = torch.rand(batch_size, 1, 28, 28).to(device)
@@ -262,8 +257,7 @@ def chars_part(args: Namespace, device: torch.device) -> list[list[str]]:
         networks = bench_chars.make(sizes, device, False, bench_chars.ObviousD)
         ways["dcgan, float32"] = partial(as_it_comes, dcgan_step, *networks, *inputs)
         macs = count_macs(chars.train_step, ours, inputs)
-        rows += picture_rows("characters, 3,740 classes", ways, batch_size, macs, args, device)
-    return rows
+        yield from picture_rows("characters, 3,740 classes", ways, batch_size, macs, args, device)
 
 
 def start_compiling_anew(device: torch.device) -> None:
@@ -273,7 +267,7 @@ def start_compiling_anew(device: torch.device) -> None:
         torch._dynamo.config.recompile_limit = 64
 
 
-def mixture_part(args: Namespace, device: torch.device) -> list[list[str]]:
+def mixture_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
     """The loop of gaussian_mixture.py, draws included. A seed-step is a step of one seed with both losses."""
     runs.set_arithmetic(tf32=False)
     counts = {f"mixture, {n} seeds": n for n in args.mixture_seeds}
@@ -285,14 +279,12 @@ def mixture_part(args: Namespace, device: torch.device) -> list[list[str]]:
     loops["mixture, obvious loop over models"] = bench_mixture.plain(device)
     measured = measure({name: partial(next, loop) for name, loop in loops.items()}, args, device)
     obvious = measured["mixture, obvious loop over models"].seconds
-    rows = []
     for name, (seconds, idle) in measured.items():
         speed = counts[name] / seconds
-        rows.append(row(name, f"{speed:,.0f} seed-steps/s", obvious * speed, idle=idle))
-    return rows
+        yield row(name, f"{speed:,.0f} seed-steps/s", obvious * speed, idle=idle)
 
 
-def grid_part(args: Namespace, device: torch.device) -> list[list[str]]:
+def grid_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
     """The eight cells of one seed of stability_grid.py, side by side as the script trains them."""
     runs.set_arithmetic(tf32=True)
     size, width = args.size or 64, args.width or 64
@@ -312,13 +304,11 @@ def grid_part(args: Namespace, device: torch.device) -> list[list[str]]:
     name = f"grid {size}x{size}, batch {batch_size}, {len(cells)} cells"
     ways = {name: partial(step, plain)}
     ways[f"{name}, one graph each"] = partial(step, [as_graph(update, device) for update in plain])
-    rows = []
     for way, (seconds, idle) in measure(ways, args, device).items():
-        rows.append(row(way, f"{len(cells) / seconds:,.0f} cells x steps/s", idle=idle))
-    return rows
+        yield row(way, f"{len(cells) / seconds:,.0f} cells x steps/s", idle=idle)
 
 
-def data_part(args: Namespace, device: torch.device) -> list[list[str]]:
+def data_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
     """How long the loop of lsgan_scenes.py, as it is, waits for data: LSGAN_DATA's photos, or toy rooms."""
     size, width = args.size or 112, args.width or 64
     flags = f"--size {size} --width {width} --batch-size 64 --gpu {args.gpu} --steps {args.loop_steps}"
@@ -345,7 +335,7 @@ def data_part(args: Namespace, device: torch.device) -> list[list[str]]:
             rows.append(
                 row(f"scenes {size}x{size}, batch 64, {name}", f"waits for data {share:.1%} of the time")
             )
-    return rows
+    yield from rows
 
 
 def write_rooms(folder: Path, n: int) -> None:
@@ -406,19 +396,18 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     device = runs.pick_device(args.gpu)
     torch.manual_seed(0)
-    rows = []
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print_row([f"{name}, torch {torch.__version__}", *HEADER])
+    print_row(["---"] * (len(HEADER) + 1))
     for part in args.part:
-        rows += PARTS[part](args, device)
+        for cells in PARTS[part](args, device):
+            print_row(cells)
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    HEADER[0] = f"{name}, torch {torch.__version__}"
-    print_table([HEADER, ["---"] * len(HEADER), *rows])
 
 
-def print_table(rows: list[list[str]]) -> None:
-    for cells in rows:
-        print(f"| {' | '.join(cells)} |")
+def print_row(cells: list[str]) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

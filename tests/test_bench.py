@@ -15,7 +15,9 @@ def test_bench_gpu_prints_all_rows(call):
     names = [cells[0] for cells in table]
     assert len(set(names)) == len(names)
 
-    ours = ["float32", "float32, one graph", "float32, compiled", "bfloat16", "bfloat16, compiled"]
+    ours = []
+    for precision in ("float32", "bfloat16"):
+        ours += [precision, f"{precision}, one graph", f"{precision}, compiled"]
     for batch_size in (2, 4):
         for way in (*ours, "obvious, float32", "obvious, bfloat16", "dcgan, float32"):
             names.remove(f"scenes 16x16, batch {batch_size}, {way}")

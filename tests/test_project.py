@@ -17,7 +17,8 @@ PAGES = [path for path in (ROOT / "README.md", ROOT / "docs/results.md") if path
 SCRIPTS = [path.stem for path in sorted(ROOT.glob("*.py"))]
 
 # Functions and classes of several scripts are the same text in each, but for these
-OWN = "parse_args Generator Discriminator train_step make_networks sample open_data train draw_curves".split()
+OWN = "parse_args Generator Discriminator train_step make_networks make_update sample open_data train".split()
+OWN += ["draw_curves"]
 EXCEPTIONS = {  # of these scripts, because ...
     "load_batches": ["lsgan_cond_chars"],  # it has labels
     "generate": ["lsgan_cond_chars", "gaussian_mixture"],  # classes, points

@@ -288,7 +288,7 @@ def test_what_a_step_reports(loss):
     real, z = torch.rand(6, 3, 16, 16).double() * 2 - 1, torch.rand(6, 4).double() * 2 - 1
     with torch.no_grad():
         d_real, d_fake = copy.deepcopy(D)(real), copy.deepcopy(D)(copy.deepcopy(G)(z))
-    d_loss, g_loss, mean_real, mean_fake = scenes.train_step(G, D, opt_g, opt_d, real, z, loss)
+    d_loss, g_loss, mean_real, mean_fake = scenes.train_step(G, D, opt_g, opt_d, real, z, loss=loss)
     assert torch.isclose(d_loss, discriminator_loss(d_real, d_fake, loss))
     if loss == "sigmoid":
         d_real, d_fake = d_real.sigmoid(), d_fake.sigmoid()
@@ -436,14 +436,14 @@ def test_augment_of_a_batch_is_that_of_its_parts():
 def test_processes_share_the_random_numbers_of_a_step():
     args = scenes.parse_args(["--augment", "0.5", "--batch-size", "6"])
     device = torch.device("cpu")
-    whole = scenes.draw_u(args, 3, slice(None), device)
-    assert whole.shape == (2, 6, 8)  # for real and for fake
-    assert not torch.equal(whole[0], whole[1])
-    halves = [scenes.draw_u(args, 3, share, device) for share in (slice(0, 3), slice(3, 6))]
-    assert torch.equal(torch.cat(halves, 1), whole)
-    assert not torch.equal(scenes.draw_u(args, 4, slice(None), device), whole)
-    args.augment = 0
-    assert scenes.draw_u(args, 3, slice(None), device) is None
+    z, u = scenes.draw_noise(args, 3, slice(None), device)
+    assert u.shape == (2, 6, 8)  # for real and for fake
+    assert not torch.equal(u[0], u[1])
+    halves = [scenes.draw_noise(args, 3, share, device) for share in (slice(0, 3), slice(3, 6))]
+    assert torch.equal(torch.cat([half[0] for half in halves]), z)
+    assert torch.equal(torch.cat([half[1] for half in halves], 1), u)
+    for same, other in zip((z, u), scenes.draw_noise(args, 4, slice(None), device)):
+        assert not torch.equal(same, other)
 
 
 def test_a_step_augments_real_and_fake_pictures(monkeypatch):
@@ -657,3 +657,9 @@ def test_a_run_leaves_the_global_generators_alone(call, tmp_path, monkeypatch, i
     assert torch.equal(torch.get_rng_state(), before[0])
     assert all(np.array_equal(x, y) for x, y in zip(np.random.get_state(), before[1]))
     assert random.getstate() == before[2]
+
+
+def test_graph_needs_a_gpu(tmp_path, call):
+    code, _, err = call(scenes.main, *TINY, "--steps", 1, "--graph", "--out", tmp_path / "run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--graph needs a GPU" in err
