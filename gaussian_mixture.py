@@ -335,7 +335,7 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
 
 # ---------------------------------------------------------------- Figure 8
 def draw_curves(path: Path, losses: list[str], log: dict[int, Tensor]) -> None:
-    """The measures over steps: median of the seeds, least to greatest shaded."""
+    """The measures over steps: median of the seeds, the middle half of them shaded."""
     titles = {
         "modes": "modes hit, within 3 std",
         "share": "share of points within 3 std",
@@ -347,9 +347,9 @@ def draw_curves(path: Path, losses: list[str], log: dict[int, Tensor]) -> None:
     for axes, (name, title) in zip(figure.subplots(1, 4), titles.items()):
         column = history[..., MEASURES.index(name)]
         for i, loss in enumerate(losses):
-            of_loss = column[:, i]
-            axes.plot(list(log), of_loss.quantile(0.5, 1), label=loss, color=COLOURS[loss])
-            axes.fill_between(list(log), of_loss.amin(1), of_loss.amax(1), alpha=0.2, color=COLOURS[loss])
+            quarter, median, three_quarters = column[:, i].quantile(torch.tensor([0.25, 0.5, 0.75]), 1)
+            axes.plot(list(log), median, label=loss, color=COLOURS[loss])
+            axes.fill_between(list(log), quarter, three_quarters, alpha=0.2, color=COLOURS[loss])
         axes.set(xlabel="step", title=title, ylim=(0, None))
     axes.legend()
     with runs.write_file(path) as file:

@@ -547,11 +547,13 @@ def save_curves(log: Path) -> None:
     """Draws a run's log.csv as curves.png beside it: the losses, and D's mean answers to real and fake."""
     from matplotlib.figure import Figure  # slow to import
 
-    rows = np.genfromtxt(log, delimiter=",", names=True, ndmin=1)
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    rows = np.loadtxt(log, delimiter=",", skiprows=1, ndmin=2)
+    columns = dict(zip(LOG_HEADER.strip().split(","), rows.T))
+    figure = Figure(figsize=(10, 3.2))
+    figure.subplots_adjust(left=0.06, right=0.98, bottom=0.16, top=0.95)  # layout="constrained" is slow
     for axes, names in zip(figure.subplots(1, 2), [("d_loss", "g_loss"), ("d_real", "d_fake")]):
         for name in names:
-            axes.plot(rows["step"], rows[name], label=name, linewidth=0.8)
+            axes.plot(columns["step"], columns[name], label=name, linewidth=0.8)
         axes.set_xlabel("step")
         axes.legend(loc="upper right")  # "best" is slow
     with write_file(log.with_name("curves.png")) as file:
