@@ -345,6 +345,22 @@ def verdict(fid: float, diversity: float, real: float, untrained: float) -> str:
     return "diverged"  # nan, too, is not below anything
 
 
+def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.ndarray | None) -> str:
+    """The extractor's name in FEATURES: `kind`, or if that is None the one that suits the data.
+
+    Raises DataError for fewer than 8 real pictures a feature.
+    """
+    if kind is None:
+        kind = "random" if labels is None or not labels.any() else "classifier"
+    least = 8 * FEATURES[kind]
+    if len(pictures) < least:
+        raise DataError(
+            f"the data are {len(pictures):,} pictures;"
+            f" to judge cells by {FEATURES[kind]:,} {kind} features takes {least:,}"
+        )
+    return kind
+
+
 class Judge:
     """Compares pictures of a cell with as many real ones, and says what became of it.
 
@@ -356,21 +372,10 @@ class Judge:
         self,
         pictures: Tensor | Images,
         labels: np.ndarray | None,
-        kind: str | None,
+        kind: str,
         device: torch.device,
     ):
-        """kind: of extractor, a name in FEATURES; None: classifier if the data have labels, else random.
-
-        Raises DataError for fewer than 8 real pictures a feature.
-        """
-        if kind is None:
-            kind = "random" if labels is None or not labels.any() else "classifier"
-        least = 8 * FEATURES[kind]
-        if len(pictures) < least:
-            raise DataError(
-                f"the data are {len(pictures):,} pictures;"
-                f" to judge cells by {FEATURES[kind]:,} {kind} features takes {least:,}"
-            )
+        """kind: of extractor, as choose_extractor gives it."""
         if kind == "classifier":
             self.extractor = load_classifier(*halves(pictures, labels), device)
         else:
@@ -747,6 +752,7 @@ def train(args: Namespace) -> None:
     pictures, images = open_data(args, device)
     if args.resume:
         check_resume(args, images.fingerprint)
+    kind = choose_extractor(args.extractor, pictures, images.labels)
     cells = list_cells(args)
     out = Path(args.out)
 
@@ -759,7 +765,7 @@ def train(args: Namespace) -> None:
         else:
             wait_for_rank_0(out, args)
 
-        judge = Judge(pictures, images.labels, args.extractor, device)
+        judge = Judge(pictures, images.labels, kind, device)
         judge.untrained = judge.measure(draw_untrained(judge.n, args))["FID"]
         about = f"{len(images):,} pictures on {device} with torch {torch.__version__}: {saved}"
         if rank == 0:

@@ -1,4 +1,4 @@
-"""What a GPU makes of the four scripts, as one Markdown table for the README. Run by hand; never fails.
+"""What a GPU makes of the four scripts, as one Markdown table. Run by hand; never fails.
 
     python tests/bench_gpu.py                                  # every part
     LSGAN_DATA=... python tests/bench_gpu.py --part data       # one part; each takes less than ten minutes

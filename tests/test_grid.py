@@ -495,6 +495,7 @@ def judged(judge, pictures):
 
 
 def prepare(dataset, kind=None):
+    kind = grid.choose_extractor(kind, dataset, dataset.labels)
     judge, G = Judge(dataset, dataset.labels, kind, torch.device("cpu")), grid.Generator(dataset.size, 16, 64)
     grid.init_weights(G, grid.torch_rng(0, grid.INIT_G))
     judge.untrained = judge.measure(grid.generate(G, grid.noise(judge.n, 64, 0, grid.GRID, 0)))["FID"]
@@ -542,10 +543,11 @@ def test_rule():
     assert grid.verdict(float("nan"), float("nan"), 0.1, 100.0) == "diverged"
 
 
-def test_too_few_pictures_to_judge():
-    dataset = open_images("rooms", 16, limit=511)
-    with pytest.raises(DataError, match="511.*512"):
-        Judge(dataset, None, None, torch.device("cpu"))
+def test_too_few_pictures_to_judge(run, tmp_path):
+    """That is said before anything is written."""
+    code, _, err = run("--quick --limit 511", "--out", tmp_path / "grid")
+    assert code == 2 and re.search("511 pictures.* 512", err)
+    assert not (tmp_path / "grid").exists()
 
 
 def test_table_counts_with_intervals_beside_the_papers_claims(tmp_path):
@@ -752,8 +754,10 @@ def test_a_quick_grid_resumes(run):
 def test_labels_choose_the_classifier(monkeypatch):
     pictures, asked = torch.zeros(2000, 16, 16, 3, dtype=torch.uint8), []
     monkeypatch.setattr(grid, "load_classifier", lambda *given: asked.append(given) or die())
+    labels = np.arange(2000) % 2
+    kind = grid.choose_extractor(None, pictures, labels)
     with pytest.raises(Killed):
-        Judge(pictures, np.arange(2000) % 2, None, torch.device("cpu"))
+        Judge(pictures, labels, kind, torch.device("cpu"))
     assert len(asked[0][0].labels) == 1600 and len(asked[0][1].labels) == 400
 
 
