@@ -319,12 +319,14 @@ def sample(args: Namespace) -> None:
         runs.load_checkpoint(args.sample, {"G": G})
     G.to(device)
     y = choose_labels(args, table)  # [n, k]
-    pictures = torch.empty(*y.shape, 28, 28, 1, dtype=torch.uint8)
+    padded = F.pad(y, (0, 0, 0, -args.n % 64))  # with class 0, to whole batches
+    pictures = torch.empty(*padded.shape, 28, 28, 1, dtype=torch.uint8)
     for i in tqdm(range(0, args.n, 64), unit_scale=64, unit=" rows", disable=None):
         # Always 64, so that a picture does not depend on --n
-        z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64)[: args.n - i].to(device)
+        z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64).to(device)
         for k in range(y.shape[1]):
-            pictures[i : i + 64, k] = generate(G, z, y[i : i + 64, k].to(device))
+            pictures[i : i + 64, k] = generate(G, z, padded[i : i + 64, k].to(device))
+    pictures = pictures[: args.n]
     out.mkdir(parents=True, exist_ok=True)
     with runs.write_file(out / "samples.npy") as file:
         np.save(file, pictures.flatten(0, 1).numpy())
@@ -359,16 +361,16 @@ def choose_labels(args: Namespace, table: list[str]) -> Tensor:
 
 
 # ---------------------------------------------------------------- train
-def warmed_up(decay: float) -> Callable:
-    """For AveragedModel: a moving average of that decay, shorter at first, min(decay, (1 + n) / (10 + n)).
+def ema_with_warm_up(decay: float) -> Callable:
+    """For AveragedModel's multi_avg_fn: update n = 1, 2, ... has the decay min(decay, (1 + n) / (10 + n)).
 
-    n: updates so far. Otherwise the weights and BN statistics of the first step stay in it for long: after
-    1,000 updates of decay 0.999 they would make up 37 % of it.
+    With the full decay at once the weights and BN statistics of the first step would stay in the average for
+    long: after 1,000 updates of decay 0.999 they would make up 37 % of it.
     """
 
     def update(averages: list[Tensor], values: list[Tensor], n: Tensor) -> None:
-        now = min(decay, (1 + int(n)) / (10 + int(n)))
-        get_ema_multi_avg_fn(now)(averages, values, n)
+        n = int(n)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n)
 
     return update
 
@@ -390,7 +392,7 @@ def make_networks(args: Namespace, classes: int, device: torch.device, world: in
     opt_d = torch.optim.Adam(D.parameters(), args.lr, betas=(args.beta1, 0.999), fused=True)
     state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
     if args.ema:
-        state["ema"] = AveragedModel(G, multi_avg_fn=warmed_up(args.ema), use_buffers=True)
+        state["ema"] = AveragedModel(G, multi_avg_fn=ema_with_warm_up(args.ema), use_buffers=True)
     if world > 1:
         opt_g.register_step_pre_hook(runs.average_gradients)
         opt_d.register_step_pre_hook(runs.average_gradients)

@@ -251,9 +251,10 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     mean = images.mean((1, 2, 3), keepdim=True)
     images = mean + (1 + 0.5 * strength * contrast[:, None, None, None]) * (images - mean)
 
-    # Shifts by whole pixels, up to an eighth of the picture, and flips: the source row and column of each
-    # pixel, [B, size], in the padded picture.
+    # Shifts by whole pixels, up to an eighth of the picture, and flips. rows, columns [B, size]: the place in
+    # the padded picture that each pixel comes from.
     reach = round(strength * size / 8)
+    padded = F.pad(images, (reach, reach, reach, reach)).permute(0, 2, 3, 1)
     place = torch.arange(size, device=images.device)
     shift_y = (down * (reach + 0.5)).round().long().clamp(-reach, reach)
     shift_x = (right * (reach + 0.5)).round().long().clamp(-reach, reach)
@@ -261,7 +262,6 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     columns = reach + place - shift_x[:, None]
     flipped = flip[:, None] < strength - 1  # half of the pictures at strength 1
     columns = torch.where(flipped, columns.flip(1), columns)
-    padded = F.pad(images, (reach, reach, reach, reach)).permute(0, 2, 3, 1)
     picture = torch.arange(batch, device=images.device)[:, None, None]
     images = padded[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
@@ -352,8 +352,8 @@ def sample(args: Namespace) -> None:
     pictures = torch.empty(args.n, args.size, args.size, 3, dtype=torch.uint8)
     for i in tqdm(range(0, args.n, 64), unit_scale=64, unit=" images", disable=None):
         # Always 64, so that a picture does not depend on --n
-        z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64)[: args.n - i]
-        pictures[i : i + 64] = generate(G, z.to(device))
+        z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64)
+        pictures[i : i + 64] = generate(G, z.to(device))[: args.n - i]
     out.mkdir(parents=True, exist_ok=True)
     with runs.write_file(out / "samples.npy") as file:
         np.save(file, pictures.numpy())
@@ -362,16 +362,16 @@ def sample(args: Namespace) -> None:
 
 
 # ---------------------------------------------------------------- train
-def warmed_up(decay: float) -> Callable:
-    """For AveragedModel: a moving average of that decay, shorter at first, min(decay, (1 + n) / (10 + n)).
+def ema_with_warm_up(decay: float) -> Callable:
+    """For AveragedModel's multi_avg_fn: update n = 1, 2, ... has the decay min(decay, (1 + n) / (10 + n)).
 
-    n: updates so far. Otherwise the weights and BN statistics of the first step stay in it for long: after
-    1,000 updates of decay 0.999 they would make up 37 % of it.
+    With the full decay at once the weights and BN statistics of the first step would stay in the average for
+    long: after 1,000 updates of decay 0.999 they would make up 37 % of it.
     """
 
     def update(averages: list[Tensor], values: list[Tensor], n: Tensor) -> None:
-        now = min(decay, (1 + int(n)) / (10 + int(n)))
-        get_ema_multi_avg_fn(now)(averages, values, n)
+        n = int(n)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n)
 
     return update
 
@@ -393,7 +393,7 @@ def make_networks(args: Namespace, device: torch.device, world: int) -> dict:
     opt_d = torch.optim.Adam(D.parameters(), args.lr, betas=(args.beta1, 0.999), fused=True)
     state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
     if args.ema:
-        state["ema"] = AveragedModel(G, multi_avg_fn=warmed_up(args.ema), use_buffers=True)
+        state["ema"] = AveragedModel(G, multi_avg_fn=ema_with_warm_up(args.ema), use_buffers=True)
     if world > 1:
         opt_g.register_step_pre_hook(runs.average_gradients)
         opt_d.register_step_pre_hook(runs.average_gradients)
@@ -415,8 +415,9 @@ def open_data(args: Namespace, device: torch.device, world: int) -> tuple[Tensor
 def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[..., Tensor]:
     """train_step as a function of real and z, and with --augment of u; with --graph as a CUDA graph."""
     settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
+    settings["strength"] = args.augment
     optimizers = state["opt_g"], state["opt_d"]
-    update = partial(train_step, state["G"], state["D"], *optimizers, **settings, strength=args.augment)
+    update = partial(train_step, state["G"], state["D"], *optimizers, **settings)
     if args.graph:
         update = runs.Graph(update, optimizers, device)
     return update

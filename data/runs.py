@@ -192,18 +192,21 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 class Graph:
     """A training step as one CUDA graph: one launch instead of hundreds, where those take most of the time.
 
-    step: takes tensors on the GPU, always of the same shapes; steps the optimizers; returns a tensor. Its
-    first three calls run as usual, because a graph cannot hold what they set up. The fourth is recorded, and
-    from then on every call repeats the recorded kernels on new numbers. DataError without a GPU, or with
-    several processes.
+    step: takes tensors on the GPU, always of the same shapes; steps the optimizers, whose states must not be
+    loaded afterwards; returns a tensor. The first three calls are ordinary ones, which set up what a graph
+    cannot: the optimizers' states, the libraries. The fourth is recorded, and from then on every call repeats
+    the recorded kernels on new numbers. DataError without a GPU, or with several processes.
     """
 
     def __init__(self, step: Callable[..., Tensor], optimizers: Iterable, device: torch.device):
-        if device.type != "cuda" or dist.is_initialized():
+        if device.type != "cuda" or (dist.is_initialized() and dist.get_world_size() > 1):
             raise DataError("--graph needs a GPU, and a single process")
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["capturable"] = True  # its counters stay on the GPU
+                group["capturable"] = True
+            for state in optimizer.state.values():
+                if "step" in state:  # of a loaded state it may be on the CPU
+                    state["step"] = state["step"].to(device)
         self.step = step
         self.graph = torch.cuda.CUDAGraph()
         self.stream = torch.cuda.Stream(device)
@@ -222,7 +225,7 @@ class Graph:
             # Records, computes nothing. thread_local: other threads may pin memory meanwhile.
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.output = self.step(*self.inputs)
-        for mine, given in zip(self.inputs, inputs):
+        for mine, given in zip(self.inputs, inputs, strict=True):
             mine.copy_(given)
         self.graph.replay()
         return self.output.clone()
