@@ -150,7 +150,7 @@ class Linear(nn.Module):
 
     def __init__(self, models: int, n_in: int, n_out: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(models, n_in, n_out))
+        self.weight = nn.Parameter(torch.zeros(models, n_in, n_out))  # init_weights draws them
         self.bias = nn.Parameter(torch.zeros(models, 1, n_out))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def init_weights(net: nn.Module, generators: list[torch.Generator]) -> None:
     """Orthogonal weights of gain 1.4, each model's drawn from a generator of its own; biases 0."""
     for layer in net.modules():
         if isinstance(layer, Linear):
-            for weight, generator in zip(layer.weight.data, generators):
+            for weight, generator in zip(layer.weight.data, generators, strict=True):
                 nn.init.orthogonal_(weight, gain=1.4, generator=generator)
             nn.init.zeros_(layer.bias)
 
@@ -267,8 +267,8 @@ def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Ten
 
     modes: those with at least n/125 points (20 of 2,500) within 3 std;
     share: of all points, how many lie within 3 std of a mode; 0.989 for true ones;
-    basins: modes with at least n/125 points within half the way to the next mode; an untrained generator,
-        a blob over everything, has them all;
+    basins: modes with at least n/125 points within half the way to the next mode; with the default mixture
+        an untrained generator, a blob over everything, has them all;
     divergence: Kullback-Leibler, in nats, of how points fall on nearest modes from `weights`.
     """
     distance, mode = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").min(-1)
@@ -309,7 +309,7 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
         f"Step {step}, seeds {seeds[0]} to {seeds[-1]}. Of how many seeds, with the 95 % Wilson interval; or",
         "else the mean over seeds, with the least and the greatest. A mode is hit if 20 of 2,500 points lie",
         "within 3 standard deviations of it, its basin if 20 lie within half the way to the next mode. An",
-        "untrained generator has all basins: they show what was lost, not what was learned.",
+        "untrained generator has all basins of the default mixture: they show what was lost, not learned.",
         "",
         f"| loss | all {modes} modes hit | modes hit | share of points within 3 std | all basins"
         " | one basin or none | basins | divergence |",
@@ -369,8 +369,9 @@ def density(points: Tensor, grid: Tensor) -> Tensor:
 def draw_figure8(path: Path, losses: list[str], points: dict[object, Tensor], radius: float) -> None:
     """Figure 8 of the first seed from {step: points [losses, seeds, n, 2]}, a column for each step.
 
-    Two rows for each loss, the regular GAN above as in the paper: the kernel estimate, and the points
-    themselves, which show what the wide kernel hides. Axes: +-4 radii, as the authors', and +-1.6.
+    Two rows for each loss, the last loss above: by default the regular GAN, as in the paper. They are the
+    kernel estimate, and the points themselves, which show what the wide kernel hides. Axes: +-4 radii, as the
+    authors', and +-1.6.
     """
     figure = Figure(figsize=(1.2 * len(points), 2.5 * len(losses)), layout="constrained")
     rows = figure.subplots(2 * len(losses), len(points), squeeze=False)
@@ -394,8 +395,8 @@ def draw_figure8(path: Path, losses: list[str], points: dict[object, Tensor], ra
 # ---------------------------------------------------------------- Figures 1 and 2
 # Figure 1: D learns to tell real points from near fakes. Far fakes lie beyond the real points, on the correct
 # side of D's boundary. D never sees them in training: they show what step G's loss would have them take.
-CENTRES = {"real": (0.0, 0.0), "near": (-1.2, -0.6), "far": (3.0, 1.5)}
-SPREAD = 0.6  # standard deviation of each
+CLOUD_CENTRES = {"real": (0.0, 0.0), "near": (-1.2, -0.6), "far": (3.0, 1.5)}
+CLOUD_STD = 0.6
 
 
 def saturating_loss(d_fake: Tensor) -> Tensor:
@@ -413,7 +414,7 @@ FORMS = {
 
 def draw_cloud(name: str, n: int, generator: torch.Generator) -> Tensor:
     """Points [n, 2] around the centre of that name."""
-    return torch.tensor(CENTRES[name]) + SPREAD * torch.randn(n, 2, generator=generator)
+    return torch.tensor(CLOUD_CENTRES[name]) + CLOUD_STD * torch.randn(n, 2, generator=generator)
 
 
 def linear_discriminator() -> nn.Module:
@@ -422,7 +423,7 @@ def linear_discriminator() -> nn.Module:
 
 
 def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.Module]:
-    """A D for each loss, made by `make` and trained to the end, with new points at each step."""
+    """A D for each loss, made by `make` and trained for 2,000 steps, in which the rate falls to 0."""
     steps = 2000
     trained = {}
     for loss in ("ls", "sigmoid"):
@@ -446,14 +447,15 @@ def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.M
 def arrows(D: nn.Module, points: Tensor, g_loss: Callable) -> Tensor:
     """-dV_G/dx at points [n, 2], same shape: the step that each would take, G's loss being its own alone."""
     points = points.clone().requires_grad_()
-    total = len(points) * g_loss(D(points[None])).sum()  # the mean over points times their number
-    (gradient,) = torch.autograd.grad(total, points)
+    answers = D(points[None])[0]
+    losses = g_loss(answers[:, None])  # one for each point
+    (gradient,) = torch.autograd.grad(losses.sum(), points)
     return -gradient
 
 
 def figure1_numbers(discriminators: dict[str, nn.Module], near: Tensor, far: Tensor) -> dict[str, dict]:
     """For each form: D's mean answers, mean lengths of arrows, share of far arrows towards real points."""
-    to_real = torch.tensor(CENTRES["real"]) - far
+    to_real = torch.tensor(CLOUD_CENTRES["real"]) - far
     numbers = {}
     for form, (loss, g_loss) in FORMS.items():
         D = discriminators[loss]
@@ -474,7 +476,7 @@ def figure1_numbers(discriminators: dict[str, nn.Module], near: Tensor, far: Ten
 def figure1(args: Namespace) -> dict[str, dict]:
     """Prints Figure 1's numbers and draws figure1.png. Returns the numbers, {D: {form: {name: value}}}."""
     generator = torch_rng(args.seed, FIGURE1)
-    clouds = {name: draw_cloud(name, 500, generator) for name in CENTRES}
+    clouds = {name: draw_cloud(name, 500, generator) for name in CLOUD_CENTRES}
     linear = train_discriminators(linear_discriminator, 0.03, args.seed)
     deep = train_discriminators(Discriminator, 0.002, args.seed)
     numbers = {
@@ -531,7 +533,7 @@ def draw_plane(axes: Axes, D: nn.Module, loss: str) -> None:
     """D's boundary, where its answer is half-way between real and fake; the real side is tinted."""
     line = torch.linspace(-4, 7, 200)
     with torch.no_grad():
-        answers = D(torch.cartesian_prod(line, line)[None]).view(200, 200).T
+        answers = D(torch.cartesian_prod(line, line)[None]).view(200, 200).T  # [y, x], as contour wants
     boundary = 0.5 if loss == "ls" else 0.0
     axes.contourf(line, line, answers, levels=[boundary, float("inf")], colors="tab:green", alpha=0.1)
     axes.contour(line, line, answers, levels=[boundary], colors="tab:green")

@@ -10,9 +10,10 @@ A cell is one run: a setting, an optimizer, a loss and a seed. Settings: bn_g ha
 bn_gd in neither network, bn has it in both. Writes table.md, figure7.png, results.csv (a row for each cell),
 and a folder for each cell.
 
-Differences from the authors' code: losses are means over the batch; where theirs are sums, RMSProp makes up
-for it. bn_gd with RMSProp: theirs took ls-110, though the paper says ls. Below 64 pixels the networks have
-three stages, not four. An epoch is a permutation of the data, theirs a shuffle buffer of 10,000 pictures.
+Differences from the authors' code: losses are means over the batch; where theirs are sums, our copy of
+TensorFlow's RMSProp multiplies the gradients by the batch size. bn_gd with RMSProp: theirs took ls-110,
+though the paper says ls. Below 64 pixels the networks have three stages, not four. An epoch is a permutation
+of the data, theirs a shuffle buffer of 10,000 pictures.
 """
 
 import argparse
@@ -262,6 +263,8 @@ class TFRMSprop(torch.optim.Optimizer):
     def step(self) -> None:
         for group in self.param_groups:
             for p in group["params"]:
+                if p.grad is None:
+                    continue
                 if "mean_square" not in self.state[p]:
                     self.state[p]["mean_square"] = torch.ones_like(p)
                 mean_square = self.state[p]["mean_square"]
@@ -533,7 +536,7 @@ def train_cells(
     for step, batch in zip(bar, batches):
         real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last
         z = runs.to_device(noise(args.batch_size, args.z_dim, seed, Z, step), device)
-        behind = [run for run in live if run.step < step]  # all, but after a kill while cells were saved
+        behind = [run for run in live if run.step < step]  # after a kill some cells may be ahead of others
         for run in behind:
             run.losses = run.update(real, z)
             run.step = step
@@ -582,14 +585,14 @@ def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
     scores = ["FID"]
     if not all(np.isnan(log["IS"][-1]) for log in logs.values()):
         scores.append("IS")
-    lines = [["cell", *VERDICTS, *scores, "the paper"]]
+    lines = [["setting, optimizer, loss", *VERDICTS, *scores, "the paper"]]
     lines.append(["---"] * len(lines[0]))
     for setting, optimizer, loss in unique(cell[:3] for cell in logs):
-        seeds = [cell for cell in logs if cell[:3] == (setting, optimizer, loss)]
-        found = [verdicts[cell] for cell in seeds]
+        group = [cell for cell in logs if cell[:3] == (setting, optimizer, loss)]
+        found = [verdicts[cell] for cell in group]
         counts = [str(found.count(word)) for word in VERDICTS]
         counts[0] = runs.count_text(found.count("learned"), len(found))
-        means = [mean_and_deviation([logs[cell][name][-1] for cell in seeds]) for name in scores]
+        means = [mean_and_deviation([logs[cell][name][-1] for cell in group]) for name in scores]
         with_ls, with_sigmoid = PAPER.get((setting, optimizer), ("", ""))
         claim = {"ls": with_ls, "sigmoid": with_sigmoid}.get(loss, "")
         lines.append([f"{setting} {optimizer} {loss}", *counts, *means, claim])
