@@ -263,8 +263,6 @@ class TFRMSprop(torch.optim.Optimizer):
     def step(self) -> None:
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is None:
-                    continue
                 if "mean_square" not in self.state[p]:
                     self.state[p]["mean_square"] = torch.ones_like(p)
                 mean_square = self.state[p]["mean_square"]

@@ -335,7 +335,7 @@ def data_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
             rows.append(
                 row(f"scenes {size}x{size}, batch 64, {name}", f"waits for data {share:.1%} of the time")
             )
-    yield from rows
+    yield from rows  # not before: in there stdout is not the table's
 
 
 def write_rooms(folder: Path, n: int) -> None:

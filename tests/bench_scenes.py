@@ -33,14 +33,11 @@ def obvious_step(G, D, opt_g, opt_d, real, z, amp):
 
 
 def make(args, device, ours):
-    nets = (
-        scenes.Generator(args.size, args.width).to(device),
-        scenes.Discriminator(args.size, args.width).to(device),
-    )
+    nets = scenes.Generator(args.size, args.width), scenes.Discriminator(args.size, args.width)
+    memory_format = torch.channels_last if ours else torch.contiguous_format
     for net, stream in zip(nets, (scenes.INIT_G, scenes.INIT_D)):
-        scenes.init_weights(net.cpu(), scenes.torch_rng(0, stream))
-        net.to(device)
-        net.to(memory_format=torch.channels_last if ours else torch.contiguous_format)
+        scenes.init_weights(net, scenes.torch_rng(0, stream))
+        net.to(device, memory_format=memory_format)
     settings = {"lr": 1e-3, "betas": (0.5, 0.999)} | ({"fused": True} if ours else {"foreach": False})
     return *nets, *(torch.optim.Adam(net.parameters(), **settings) for net in nets)
 
