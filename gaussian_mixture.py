@@ -8,7 +8,7 @@
 
 Figure 1 takes half a minute, Figure 2 a second. Figure 8 comes with counts: table.md, results.csv and
 curves.png beside figure8.png. All losses and seeds train side by side as one batched network, each as it
-would alone.
+would alone; but if one of them is no longer finite, the run ends for all.
 
 Differences from the authors' code: losses are means over the batch (theirs, but for D's cross entropy, are
 sums; Adam does not notice). Whether their updates are simultaneous or alternating is a race between threads;
@@ -35,7 +35,11 @@ from data.runs import at_least, below_one, not_empty, some_of
 
 BATCH = 512  # points a step, the authors'
 CHUNK = 10  # steps whose data are drawn at once, which is faster
-MEASURES = ["d_loss", "g_loss", "modes", "share", "basins", "divergence"]  # columns; see measure()
+MEASURED = 2500  # points that the measures are taken of
+DRAWN = 5120  # points of Figure 8
+MIN_POINTS = 20  # of MEASURED that make a mode hit
+SNAPSHOT_EVERY = 5000  # steps between the columns of Figure 8, as in the authors' code
+MEASURES = ["d_loss", "g_loss", "modes", "share", "basins", "divergence"]  # the last four: see measure()
 COLOURS = {"ls": "tab:red", "ls-110": "tab:purple", "sigmoid": "tab:blue"}
 INIT_G, INIT_D, BATCHES, EVALUATION, FIGURE1 = range(5)  # independent streams of random numbers
 
@@ -84,8 +88,9 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         parser.error(f"--figure {args.figure} trains nothing that --resume could go on with")
     if args.layout == "grid" and round(args.modes**0.5) ** 2 != args.modes:
         parser.error(f"--modes must be a square number for a grid; {args.modes} is not")
-    if args.modes > 125:
-        parser.error(f"--modes {args.modes} is above 125: 20 of 2,500 points must be able to fall on each")
+    most = MEASURED // MIN_POINTS
+    if args.modes > most:
+        parser.error(f"--modes {args.modes} is above {most}: 20 of 2,500 points must be able to fall on each")
     if max(args.radius, args.std) > 1e6:
         parser.error("--radius and --std must be at most 1e6, or distances overflow")
     return args
@@ -94,7 +99,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # The 1 keeps large seeds apart: numpy splits one of 2**32 or more, and fills up with zeros.
+    # Without the 1 a seed of 2**32 or more could equal another (seed, stream, step): numpy splits it in two
+    # numbers and pads the list with zeros.
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -120,32 +126,40 @@ def mixture(layout="ring", modes=8, radius=1.0, doubled=True) -> tuple[Tensor, T
     return radius * torch.stack([angles.sin(), angles.cos()], 1), weights / weights.sum()
 
 
-def draw_chunk(seeds: range, chunk: int, z_dim: int, target: tuple, n: int) -> tuple[Tensor, Tensor]:
-    """Real points [seeds, CHUNK, n, 2] and normal z [seeds, CHUNK, n, z_dim] of CHUNK steps."""
-    centres, weights, std = target
-    real = torch.empty(len(seeds), CHUNK, n, 2, device=centres.device)
-    z = torch.empty(len(seeds), CHUNK, n, z_dim, device=centres.device)
+def sample_mixture(centres: Tensor, weights: Tensor, std: float, n: int, rng: torch.Generator) -> Tensor:
+    """Points [n, 2] of the mixture with these centres [modes, 2], probabilities [modes] and deviation."""
+    modes = torch.multinomial(weights, n, replacement=True, generator=rng)
+    return centres[modes] + std * torch.randn(n, 2, generator=rng, device=centres.device)
+
+
+def draw_chunk(seeds: range, chunk: int, z_dim: int, target: tuple, batch: int) -> tuple[Tensor, Tensor]:
+    """Real points [seeds, CHUNK, batch, 2] and normal z [seeds, CHUNK, batch, z_dim] of CHUNK steps."""
+    device = target[0].device
+    real = torch.empty(len(seeds), CHUNK, batch, 2, device=device)
+    z = torch.empty(len(seeds), CHUNK, batch, z_dim, device=device)
     for s, seed in enumerate(seeds):
-        generator = torch_rng(seed, BATCHES, chunk, centres.device)
-        modes = torch.multinomial(weights, CHUNK * n, replacement=True, generator=generator)
-        real[s].normal_(generator=generator).mul_(std).add_(centres[modes].view(CHUNK, n, 2))
-        z[s].normal_(generator=generator)
+        rng = torch_rng(seed, BATCHES, chunk, device)
+        real[s] = sample_mixture(*target, CHUNK * batch, rng).view(CHUNK, batch, 2)
+        z[s].normal_(generator=rng)
     return real, z
 
 
-def draw_batches(seeds: range, start: int, stop: int, z_dim: int, target: tuple, n: int = BATCH) -> Iterator:
-    """Yields real [seeds, n, 2] and z [seeds, n, z_dim] for the steps start + 1 ... stop.
+def draw_batches(
+    seeds: range, start: int, stop: int, z_dim: int, target: tuple[Tensor, Tensor, float], batch: int = BATCH
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields real [seeds, batch, 2] and z [seeds, batch, z_dim] for the steps start + 1 ... stop.
 
-    They are functions of seed and step. target: centres [modes, 2], probabilities [modes], deviation.
+    They are functions of seed, step and kind of device. target: centres [modes, 2], probabilities [modes],
+    standard deviation; they are drawn on the device of the centres.
     """
     for step in range(start, stop):
         if step == start or step % CHUNK == 0:
-            real, z = draw_chunk(seeds, step // CHUNK, z_dim, target, n)
+            real, z = draw_chunk(seeds, step // CHUNK, z_dim, target, batch)
         yield real[:, step % CHUNK], z[:, step % CHUNK]
 
 
 # ---------------------------------------------------------------- networks
-class Linear(nn.Module):
+class BatchedLinear(nn.Module):
     """`models` linear layers side by side: x [models, B, n_in] -> [models, B, n_out]."""
 
     def __init__(self, models: int, n_in: int, n_out: int):
@@ -162,11 +176,11 @@ class Generator(nn.Sequential):
 
     def __init__(self, models: int = 1, z_dim: int = 256):
         super().__init__(
-            Linear(models, z_dim, 128),
+            BatchedLinear(models, z_dim, 128),
             nn.Tanh(),
-            Linear(models, 128, 128),
+            BatchedLinear(models, 128, 128),
             nn.Tanh(),
-            Linear(models, 128, 2),
+            BatchedLinear(models, 128, 2),
         )
 
 
@@ -175,21 +189,21 @@ class Discriminator(nn.Sequential):
 
     def __init__(self, models: int = 1):
         super().__init__(
-            Linear(models, 2, 128),
+            BatchedLinear(models, 2, 128),
             nn.Tanh(),
-            Linear(models, 128, 128),
+            BatchedLinear(models, 128, 128),
             nn.Tanh(),
-            Linear(models, 128, 1),  # no sigmoid: least squares regresses onto a and b
+            BatchedLinear(models, 128, 1),  # no sigmoid: least squares regresses onto a and b
             nn.Flatten(1),
         )
 
 
-def init_weights(net: nn.Module, generators: list[torch.Generator]) -> None:
-    """Orthogonal weights of gain 1.4, each model's drawn from a generator of its own; biases 0."""
+def init_weights(net: nn.Module, rngs: list[torch.Generator]) -> None:
+    """Orthogonal weights of gain 1.4, as in the authors' code, each model's from its own rng; biases 0."""
     for layer in net.modules():
-        if isinstance(layer, Linear):
-            for weight, generator in zip(layer.weight.data, generators, strict=True):
-                nn.init.orthogonal_(weight, gain=1.4, generator=generator)
+        if isinstance(layer, BatchedLinear):
+            for weight, rng in zip(layer.weight.data, rngs, strict=True):
+                nn.init.orthogonal_(weight, gain=1.4, generator=rng)
             nn.init.zeros_(layer.bias)
 
 
@@ -199,7 +213,7 @@ LOSSES = {"ls": (0.0, 1.0, 1.0), "ls-110": (-1.0, 1.0, 0.0), "sigmoid": None}
 
 
 def discriminator_loss(d_real: Tensor, d_fake: Tensor, loss: str = "ls") -> Tensor:
-    """What D minimises, [models], from D's answers [models, B].
+    """What D minimises, [models], from D's outputs [models, B] (logits for the sigmoid loss).
 
     ls and ls-110: the first line of Eq. 2. sigmoid: Eq. 1, the cross entropy of logits.
     """
@@ -210,7 +224,7 @@ def discriminator_loss(d_real: Tensor, d_fake: Tensor, loss: str = "ls") -> Tens
 
 
 def generator_loss(d_fake: Tensor, loss: str = "ls") -> Tensor:
-    """What G minimises, [models], from D's answers [models, B].
+    """What G minimises, [models], from D's outputs [models, B] (logits for the sigmoid loss).
 
     ls and ls-110: the second line of Eq. 2. sigmoid: the non-saturating -log sigmoid(D(G(z))).
     """
@@ -232,7 +246,9 @@ def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneou
     fake = G(z.repeat(n, 1, 1))
     d_real = D(real.repeat(n, 1, 1)).chunk(n)  # a chunk [seeds, B] for each loss
     d_fake = D(fake).chunk(n)
-    d_loss = torch.cat([discriminator_loss(*answers) for answers in zip(d_real, d_fake, losses)])
+    d_loss = torch.cat(
+        [discriminator_loss(real, fake, loss) for real, fake, loss in zip(d_real, d_fake, losses)]
+    )
     opt_d.zero_grad()
     # No model's loss depends on another's weights: the gradient of the sum holds that of each.
     d_loss.sum().backward(inputs=list(D.parameters()), retain_graph=True)
@@ -240,7 +256,7 @@ def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneou
         opt_d.step()
         d_fake = D(fake).chunk(n)
 
-    g_loss = torch.cat([generator_loss(*answers) for answers in zip(d_fake, losses)])
+    g_loss = torch.cat([generator_loss(fake, loss) for fake, loss in zip(d_fake, losses)])
     opt_g.zero_grad()
     g_loss.sum().backward(inputs=list(G.parameters()))
     if updates == "simultaneous":
@@ -251,7 +267,7 @@ def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneou
 
 # ---------------------------------------------------------------- samples and measures
 @torch.no_grad()
-def generate(G: Generator, seeds: range, n: int = 5120) -> Tensor:
+def generate(G: Generator, seeds: range, n: int = DRAWN) -> Tensor:
     """Points [losses, seeds, n, 2], from the same z at every step."""
     models, z_dim, _ = G[0].weight.shape
     device = G[0].weight.device
@@ -263,29 +279,28 @@ def generate(G: Generator, seeds: range, n: int = 5120) -> Tensor:
 
 
 def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Tensor:
-    """Points [..., n, 2] -> [..., 4], how well they follow the mixture:
+    """Points [..., MEASURED, 2] -> [..., 4], how well they follow the mixture:
 
-    modes: those with at least n/125 points (20 of 2,500) within 3 std;
+    modes: those with at least MIN_POINTS points within 3 std;
     share: of all points, how many lie within 3 std of a mode; 0.989 for true ones;
-    basins: modes with at least n/125 points within half the way to the next mode; with the default mixture
-        an untrained generator, a blob over everything, has them all;
-    divergence: Kullback-Leibler, in nats, of how points fall on nearest modes from `weights`.
+    basins: modes with at least MIN_POINTS points within half the way to the next mode; with the default
+        mixture an untrained generator, a blob over everything, has them all;
+    divergence: KL(shares of the points by their nearest mode || weights), in nats.
     """
     distance, mode = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").min(-1)
     nearest = F.one_hot(mode, len(centres))  # [..., n, modes]
     within = distance <= 3 * std
     in_basin = distance <= F.pdist(centres).min() / 2
-    enough = points.shape[-2] / 125
 
-    modes = ((nearest * within[..., None]).sum(-2) >= enough).sum(-1)
-    basins = ((nearest * in_basin[..., None]).sum(-2) >= enough).sum(-1)
+    modes = ((nearest * within[..., None]).sum(-2) >= MIN_POINTS).sum(-1)
+    basins = ((nearest * in_basin[..., None]).sum(-2) >= MIN_POINTS).sum(-1)
     found = nearest.float().mean(-2)
     divergence = torch.xlogy(found, found / weights).sum(-1)
     return torch.stack([modes, within.float().mean(-1), basins, divergence], -1)
 
 
 def spread(values: Tensor) -> str:
-    """Mean, least and greatest of values [n] in words."""
+    """Mean, minimum and maximum of values [n] in words."""
     return f"{values.mean():.3g} ({values.min():.3g} to {values.max():.3g})"
 
 
@@ -307,7 +322,7 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
     n = len(seeds)
     lines = [
         f"Step {step}, seeds {seeds[0]} to {seeds[-1]}. Of how many seeds, with the 95 % Wilson interval; or",
-        "else the mean over seeds, with the least and the greatest. A mode is hit if 20 of 2,500 points lie",
+        "else the mean over seeds, with minimum and maximum. A mode is hit if 20 of 2,500 points lie",
         "within 3 standard deviations of it, its basin if 20 lie within half the way to the next mode. An",
         "untrained generator has all basins of the default mixture: they show what was lost, not learned.",
         "",
@@ -361,13 +376,14 @@ def density(points: Tensor, grid: Tensor) -> Tensor:
 
     The kernel's width is Scott's, std * n**(-1/6) along each axis: many times the width of a mode.
     """
-    widths = points.std(0).clamp_min(1e-6) * len(points) ** (-1 / 6)
-    x, y = torch.exp(-0.5 * ((grid[:, None] - points.T[:, None]) / widths[:, None, None]) ** 2)
-    return y @ x.T
+    width_x, width_y = points.std(0).clamp_min(1e-6) * len(points) ** (-1 / 6)
+    kernel_x = torch.exp(-0.5 * ((grid[:, None] - points[:, 0]) / width_x) ** 2)  # [grid, n]
+    kernel_y = torch.exp(-0.5 * ((grid[:, None] - points[:, 1]) / width_y) ** 2)
+    return kernel_y @ kernel_x.T
 
 
 def draw_figure8(path: Path, losses: list[str], points: dict[object, Tensor], radius: float) -> None:
-    """Figure 8 of the first seed from {step: points [losses, seeds, n, 2]}, a column for each step.
+    """Figure 8 from {step: points [losses, n, 2]} of the first seed, a column for each step.
 
     Two rows for each loss, the last loss above: by default the regular GAN, as in the paper. They are the
     kernel estimate, and the points themselves, which show what the wide kernel hides. Axes: +-4 radii, as the
@@ -378,11 +394,11 @@ def draw_figure8(path: Path, losses: list[str], points: dict[object, Tensor], ra
     grid = torch.linspace(-4 * radius, 4 * radius, 200)
     for column, (step, of_step) in enumerate(points.items()):
         for i, loss in enumerate(reversed(losses)):
-            xy = of_step[losses.index(loss), 0]
+            xy = of_step[losses.index(loss)]
             estimate, scatter = rows[2 * i, column], rows[2 * i + 1, column]
             estimate.contourf(grid, grid, density(xy, grid), levels=30, cmap="Greens")
             estimate.set(ylabel=f"{loss}\ndensity", xlabel=step)
-            scatter.scatter(*xy[:2500].T, s=0.3, color=COLOURS[loss], linewidths=0)
+            scatter.scatter(*xy[:MEASURED].T, s=0.3, color=COLOURS[loss], linewidths=0)
             scatter.set(ylabel=f"{loss}\npoints, zoomed", xlabel=step)
             scatter.set(xlim=(-1.6 * radius, 1.6 * radius), ylim=(-1.6 * radius, 1.6 * radius))
     for axes in rows.flat:
@@ -399,31 +415,29 @@ CLOUD_CENTRES = {"real": (0.0, 0.0), "near": (-1.2, -0.6), "far": (3.0, 1.5)}
 CLOUD_STD = 0.6
 
 
-def saturating_loss(d_fake: Tensor) -> Tensor:
-    """What G minimises in Eq. 1 as it stands, log(1 - sigmoid(D(G(z)))): [models] from D's [models, B]."""
-    return -F.softplus(d_fake).mean(-1)
-
-
-# What G minimises, and the loss of the D that it faces
-FORMS = {
-    "sigmoid, non-saturating": ("sigmoid", partial(generator_loss, loss="sigmoid")),
-    "sigmoid, saturating (Eq. 1)": ("sigmoid", saturating_loss),
-    "least squares (Eq. 2)": ("ls", partial(generator_loss, loss="ls")),
+# Three losses of G: the loss that its D is trained with, and what a fake adds to G's loss, from D's output d
+GENERATOR_LOSSES = {
+    "sigmoid, non-saturating": ("sigmoid", lambda d: F.softplus(-d)),  # -log sigmoid(d)
+    "sigmoid, saturating (Eq. 1)": ("sigmoid", lambda d: -F.softplus(d)),  # log(1 - sigmoid(d))
+    "least squares (Eq. 2)": ("ls", lambda d: 0.5 * (d - 1) ** 2),
 }
 
 
-def draw_cloud(name: str, n: int, generator: torch.Generator) -> Tensor:
+def draw_cloud(name: str, n: int, rng: torch.Generator) -> Tensor:
     """Points [n, 2] around the centre of that name."""
-    return torch.tensor(CLOUD_CENTRES[name]) + CLOUD_STD * torch.randn(n, 2, generator=generator)
+    return torch.tensor(CLOUD_CENTRES[name]) + CLOUD_STD * torch.randn(n, 2, generator=rng)
 
 
 def linear_discriminator() -> nn.Module:
-    """Points [1, B, 2] -> D(x) [1, B], a multiple of the distance from D's boundary."""
-    return nn.Sequential(Linear(1, 2, 1), nn.Flatten(1))
+    """Points [1, B, 2] -> D(x) = w.x + bias, [1, B]. Its distance from D(boundary) is proportional to x's."""
+    return nn.Sequential(BatchedLinear(1, 2, 1), nn.Flatten(1))
 
 
 def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.Module]:
-    """A D for each loss, made by `make` and trained for 2,000 steps, in which the rate falls to 0."""
+    """A D for each loss, made by `make` and trained for 2,000 steps of 128 points. There is no G.
+
+    lr, the learning rate, falls to 0.
+    """
     steps = 2000
     trained = {}
     for loss in ("ls", "sigmoid"):
@@ -431,10 +445,10 @@ def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.M
         init_weights(D, [torch_rng(seed, INIT_D)])
         optimizer = torch.optim.Adam(D.parameters(), lr)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=steps)
-        generator = torch_rng(seed, FIGURE1, 1)  # both losses see the same points
+        rng = torch_rng(seed, FIGURE1, 1)  # both losses see the same points
         for _ in range(steps):
-            real = draw_cloud("real", 128, generator)
-            near = draw_cloud("near", 128, generator)
+            real = draw_cloud("real", 128, rng)
+            near = draw_cloud("near", 128, rng)
             d_loss = discriminator_loss(D(real[None]), D(near[None]), loss)
             optimizer.zero_grad()
             d_loss.backward()
@@ -445,24 +459,23 @@ def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.M
 
 
 def arrows(D: nn.Module, points: Tensor, g_loss: Callable) -> Tensor:
-    """-dV_G/dx at points [n, 2], same shape: the step that each would take, G's loss being its own alone."""
+    """-dV_G/dx at points x [n, 2], same shape: where a gradient step on G's loss would move each."""
     points = points.clone().requires_grad_()
-    answers = D(points[None])[0]
-    losses = g_loss(answers[:, None])  # one for each point
+    losses = g_loss(D(points[None])[0])  # [n], one for each point
     (gradient,) = torch.autograd.grad(losses.sum(), points)
     return -gradient
 
 
 def figure1_numbers(discriminators: dict[str, nn.Module], near: Tensor, far: Tensor) -> dict[str, dict]:
-    """For each form: D's mean answers, mean lengths of arrows, share of far arrows towards real points."""
+    """For each loss of G: D's mean outputs, mean lengths of arrows, share of far ones towards the data."""
     to_real = torch.tensor(CLOUD_CENTRES["real"]) - far
     numbers = {}
-    for form, (loss, g_loss) in FORMS.items():
+    for title, (loss, g_loss) in GENERATOR_LOSSES.items():
         D = discriminators[loss]
         far_arrows = arrows(D, far, g_loss)
         near_length = arrows(D, near, g_loss).norm(dim=1).mean().item()
         far_length = far_arrows.norm(dim=1).mean().item()
-        numbers[form] = {
+        numbers[title] = {
             "D near": D(near[None]).mean().item(),
             "D far": D(far[None]).mean().item(),
             "arrow near": near_length,
@@ -474,9 +487,9 @@ def figure1_numbers(discriminators: dict[str, nn.Module], near: Tensor, far: Ten
 
 
 def figure1(args: Namespace) -> dict[str, dict]:
-    """Prints Figure 1's numbers and draws figure1.png. Returns the numbers, {D: {form: {name: value}}}."""
-    generator = torch_rng(args.seed, FIGURE1)
-    clouds = {name: draw_cloud(name, 500, generator) for name in CLOUD_CENTRES}
+    """Prints Figure 1's numbers and draws figure1.png. Returns {D: {G's loss: {name: number}}}."""
+    rng = torch_rng(args.seed, FIGURE1)
+    clouds = {name: draw_cloud(name, 500, rng) for name in CLOUD_CENTRES}
     linear = train_discriminators(linear_discriminator, 0.03, args.seed)
     deep = train_discriminators(Discriminator, 0.002, args.seed)
     numbers = {
@@ -499,11 +512,11 @@ def print_table(title: str, rows: dict[str, dict]) -> None:
 
 
 def draw_figure1(path: Path, discriminators: dict[str, nn.Module], clouds: dict, numbers: dict) -> None:
-    """A panel for each form of G's loss. Arrows are scaled: those of near fakes are 0.6 long on average."""
+    """A panel for each loss of G. Arrows are scaled: those of near fakes are 0.6 long on average."""
     figure = Figure(figsize=(12, 3.5), layout="constrained")
     panels = figure.subplots(1, 3)
-    for axes, (form, (loss, g_loss)) in zip(panels, FORMS.items()):
-        D, row = discriminators[loss], numbers[form]
+    for axes, (title, (loss, g_loss)) in zip(panels, GENERATOR_LOSSES.items()):
+        D, row = discriminators[loss], numbers[title]
         draw_plane(axes, D, loss)
         axes.scatter(*clouds["real"][:150].T, s=22, marker="+", linewidths=0.8, color="dimgrey")
         for name, colour in (("near", "tab:blue"), ("far", "magenta")):
@@ -515,13 +528,13 @@ def draw_figure1(path: Path, discriminators: dict[str, nn.Module], clouds: dict,
         axes.text(1.2, -1.5, "real", color="dimgrey")
         axes.text(-3.3, -2.8, "near fakes", color="tab:blue")
         axes.text(4, -0.4, "far fakes", color="magenta")
-        axes.set_title(f"{form}\n{in_words(row)}")
+        axes.set_title(f"{title}\n{in_words(row)}")
         axes.set(xlim=(-3.5, 6.9), ylim=(-3, 4.6), aspect="equal", xticks=[], yticks=[])
     save_figure(figure, path)
 
 
 def in_words(row: dict) -> str:
-    """What far fakes do, as the numbers of a form have it."""
+    """What far fakes do, by the numbers of figure1_numbers."""
     if row["far / near"] < 0.01:
         return f"far fakes stay: {row['far / near']:.6f} x a near fake's step"
     if row["towards real"] > 0.5:
@@ -530,17 +543,17 @@ def in_words(row: dict) -> str:
 
 
 def draw_plane(axes: Axes, D: nn.Module, loss: str) -> None:
-    """D's boundary, where its answer is half-way between real and fake; the real side is tinted."""
+    """D's boundary, where its output is half-way between real and fake; the real side is tinted."""
     line = torch.linspace(-4, 7, 200)
     with torch.no_grad():
-        answers = D(torch.cartesian_prod(line, line)[None]).view(200, 200).T  # [y, x], as contour wants
+        outputs = D(torch.cartesian_prod(line, line)[None]).view(200, 200).T  # [y, x], as contour wants
     boundary = 0.5 if loss == "ls" else 0.0
-    axes.contourf(line, line, answers, levels=[boundary, float("inf")], colors="tab:green", alpha=0.1)
-    axes.contour(line, line, answers, levels=[boundary], colors="tab:green")
+    axes.contourf(line, line, outputs, levels=[boundary, float("inf")], colors="tab:green", alpha=0.1)
+    axes.contour(line, line, outputs, levels=[boundary], colors="tab:green")
     style = {"color": "tab:green", "rotation": -63, "rotation_mode": "anchor"}  # along the boundary
     axes.text(-2.8, 4.2, "D's boundary", **style)
     if loss == "ls":
-        axes.contour(line, line, answers, levels=[1.0], colors="tab:green", linestyles="dashed")
+        axes.contour(line, line, outputs, levels=[1.0], colors="tab:green", linestyles="dashed")
         axes.text(-1.35, 4.2, "D = 1: no step", **style)
 
 
@@ -555,26 +568,26 @@ def save_figure(figure: Figure, path: Path) -> None:
     print(f"wrote {path}")
 
 
-def loss_curve(answers: Tensor, g_loss: Callable) -> tuple[Tensor, Tensor]:
-    """What a fake adds to G's loss, for each of D's answers to it [n], and how steep that is there."""
-    answers = answers.clone().requires_grad_()
-    values = g_loss(answers[:, None])
-    (slopes,) = torch.autograd.grad(values.sum(), answers)
+def loss_curve(outputs: Tensor, g_loss: Callable) -> tuple[Tensor, Tensor]:
+    """What a fake adds to G's loss for each of D's outputs to it [n], and the derivative there, both [n]."""
+    outputs = outputs.clone().requires_grad_()
+    values = g_loss(outputs)
+    (slopes,) = torch.autograd.grad(values.sum(), outputs)
     return values.detach(), slopes
 
 
 def figure2(args: Namespace) -> None:
-    """Draws figure2.png: G's loss and its steepness over D's answer to a fake."""
+    """Draws figure2.png: G's loss over D's output for a fake as in the paper, and the slope beside it."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    answers = torch.linspace(-6, 8, 281)
-    for (form, (loss, g_loss)), style in zip(FORMS.items(), ("-", ":", "-")):
-        values, slopes = loss_curve(answers, g_loss)
-        left.plot(answers, values, style, color=COLOURS[loss], label=form)
-        right.plot(answers, slopes.abs(), style, color=COLOURS[loss], label=form)
-    left.set(title="what a fake adds to G's loss", xlabel="D's answer to the fake", ylim=(-4, 6))
+    outputs = torch.linspace(-6, 8, 281)
+    for (title, (loss, g_loss)), style in zip(GENERATOR_LOSSES.items(), ("-", ":", "-")):
+        values, slopes = loss_curve(outputs, g_loss)
+        left.plot(outputs, values, style, color=COLOURS[loss], label=title)
+        right.plot(outputs, slopes.abs(), style, color=COLOURS[loss], label=title)
+    left.set(title="what a fake adds to G's loss", xlabel="D's output for the fake", ylim=(-4, 6))
     right.set(
-        title="steepness: how hard it pulls at the fake", xlabel="D's answer to the fake", ylim=(-0.1, 4)
+        title="steepness: how hard it pulls at the fake", xlabel="D's output for the fake", ylim=(-0.1, 4)
     )
     style = {"ha": "center", "va": "center", "fontsize": "small"}
     right.text(5.9, 0.5, "non-saturating: flat for all\nfakes that D takes for real", **style)
@@ -608,7 +621,8 @@ def make_networks(args: Namespace, device: torch.device) -> dict:
 def restore(args: Namespace, state: dict) -> tuple[int, dict]:
     """The step that a run goes on from and its log so far; `state` gets the checkpoint's.
 
-    log: "measures", {step: [losses, seeds, 6]}, and "points" for Figure 8, {step: [losses, 1, 5120, 2]}.
+    log: "measures", {step: [losses, seeds, 6]}, and for Figure 8 "points" of the first seed,
+    {step: [losses, DRAWN, 2]}.
     """
     if not args.resume:
         return 0, {"measures": {}, "points": {}}
@@ -620,6 +634,7 @@ def restore(args: Namespace, state: dict) -> tuple[int, dict]:
             raise DataError(f"--{flag} is {value} in {args.resume} and cannot change: its models are of that")
     step, log = saved["step"], saved["log"]
     runs.load_checkpoint(args.resume, state)
+    # table.md needs measures at the last step; a run that a signal stopped has none there.
     if step > args.steps or (step == args.steps and step not in log["measures"]):
         raise DataError(f"--steps {args.steps} is too few: {args.resume} is at step {step}")
     return step, log
@@ -650,14 +665,13 @@ def train(args: Namespace) -> None:
     G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
     start, log = restore(args, state)
     if not log["points"]:
-        log["points"][0] = generate(G, seeds)[:, :1].cpu()  # the first seed's, for Figure 8
+        log["points"][0] = generate(G, seeds)[:, 0].cpu()
     batches = draw_batches(seeds, start, args.steps, args.z_dim, target)
     update = partial(train_step, G, D, opt_g, opt_d, losses=losses, updates=args.updates)
     if args.graph:
         update = runs.Graph(update, [opt_g, opt_d], device)
 
     def save(step: int) -> None:
-        runs.check_finite(step, out, [*G.parameters(), *D.parameters()])
         runs.save_checkpoint(out / "last.pt", state, args=runs.saved_args(args), step=step, log=log)
 
     with runs.open_run(out, args.resume), runs.catch_signals() as caught:
@@ -671,15 +685,18 @@ def train(args: Namespace) -> None:
             step_losses = update(real, z)
             # Up to here nothing waits for the device.
 
-            if due(step, args.measure_every, args.steps):
+            if caught or due(step, args.measure_every, args.steps):
                 runs.check_finite(step, out, [step_losses, *G.parameters(), *D.parameters()])
-                points = generate(G, seeds)
+
+            if due(step, args.measure_every, args.steps):
+                points = generate(G, seeds, MEASURED)
                 step_losses = step_losses.unflatten(0, (len(losses), len(seeds)))
-                values = torch.cat([step_losses, measure(points[:, :, :2500], *target)], -1)
+                values = torch.cat([step_losses, measure(points, *target)], -1)
                 log["measures"][step] = values.cpu()
                 show(bar, step, losses, log["measures"][step])
-                if due(step, 10 * args.measure_every, args.steps):
-                    log["points"][step] = points[:, :1].cpu()
+
+            if due(step, SNAPSHOT_EVERY, args.steps):
+                log["points"][step] = generate(G, seeds)[:, 0].cpu()
 
             if caught or due(step, args.measure_every, args.steps):
                 save(step)
@@ -691,8 +708,8 @@ def train(args: Namespace) -> None:
         write_results(out / "results.csv", losses, seeds, measures)
         write_table(out / "table.md", losses, seeds, args.steps, measures[args.steps], args.modes)
         draw_curves(out / "curves.png", losses, measures)
-        real, _ = next(draw_batches(seeds[:1], 0, 1, 1, target, n=5120))
-        points = {**log["points"], "target": real.cpu().expand(len(losses), 1, -1, -1)}
+        real = sample_mixture(*target, DRAWN, torch_rng(args.seed, EVALUATION, device=device)).cpu()
+        points = {**log["points"], "target": real.expand(len(losses), -1, -1)}
         draw_figure8(out / "figure8.png", losses, points, args.radius)
         print((out / "table.md").read_text())
 

@@ -12,9 +12,10 @@ average the unbiased variance, theirs the biased one. Layers of stride 2 pad on 
 TensorFlow's SAME does, which with i.i.d. initial weights is a mirror image. An epoch is a permutation of
 the data, theirs a shuffle buffer of 1,000 pictures.
 D's first layer has 256 channels as in the paper, 257 in theirs. Without files named Test a fifth of the
-writers is held out; theirs trains on all.
+writers, or of the files of each class, is held out; theirs trains on all.
 """
 
+import math
 import sys
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator
@@ -97,7 +98,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # The 1 keeps large seeds apart: numpy splits one of 2**32 or more, and fills up with zeros.
+    # Without the 1 a seed of 2**32 or more could equal another (seed, stream, step): numpy splits it in two
+    # numbers and pads the list with zeros.
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -122,8 +124,8 @@ def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) ->
     epoch, position = divmod(start, per_epoch)
     while True:
         order = torch.from_numpy(rng(seed, ORDER, epoch).permutation(n))
-        for i in range(position, per_epoch):
-            yield order[i * batch_size : (i + 1) * batch_size][share]
+        for indices in order.split(batch_size)[position:per_epoch]:
+            yield indices[share]
         epoch, position = epoch + 1, 0
 
 
@@ -189,19 +191,18 @@ class Discriminator(nn.Module):
         return self.fc4(torch.cat([h, y], 1)).flatten(0)
 
     def conv2_with_label(self, h: Tensor, y: Tensor) -> Tensor:
-        """conv2 of the features h and the label y [B, 256] as constant maps, in half the time. The same as
+        """conv2 of the features h and of the label y [B, 256], the latter as constant maps. The same as
 
         self.conv2(torch.cat([h, y[:, :, None, None].expand(-1, -1, 14, 14)], 1))
 
-        As the maps are constant, each of the 25 places of the kernel adds one number, but on the padding.
+        with half the arithmetic: as the maps are constant, each of the 25 places of the kernel adds one
+        number, except on the padding.
         """
         kernel_h, kernel_y = self.conv2.weight.chunk(2, dim=1)
-        taps = torch.einsum("bi,oikl->bokl", y, kernel_y).flatten(
-            2
-        )  # 320 x 25: what each place of the kernel adds
-        inside = F.unfold(
-            torch.ones_like(h[:1, :1]), 5, padding=2, stride=2
-        )  # 25 x 49: 1 inside the map, 0 on the padding
+        # 320 x 25: what each place of the kernel adds
+        taps = torch.einsum("bi,oikl->bokl", y, kernel_y).flatten(2)
+        # 25 x 49: for each place of the kernel and of the output, 1 inside the map and 0 on the padding
+        inside = F.unfold(torch.ones_like(h[:1, :1]), 5, padding=2, stride=2)
         from_y = (taps @ inside).unflatten(2, (7, 7))
         return F.conv2d(h, kernel_h, self.conv2.bias, stride=2, padding=2) + from_y
 
@@ -265,7 +266,7 @@ def train_step(G, D, opt_g, opt_d, real, z, y, loss="ls", a=0.0, b=1.0, c=1.0, a
 # ---------------------------------------------------------------- sampling and figures
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-    """uint8 pictures [n, H, W, channels], in eval mode: none depends on the others of its batch."""
+    """uint8 pictures [n, H, W, channels], in eval mode: but for rounding none depends on the others."""
     was_training = G.training
     G.eval()
     images = G.forward(z, y)  # stays eager where G.compile() was called
@@ -318,15 +319,15 @@ def sample(args: Namespace) -> None:
     else:
         runs.load_checkpoint(args.sample, {"G": G})
     G.to(device)
-    y = choose_labels(args, table)  # [n, k]
-    padded = F.pad(y, (0, 0, 0, -args.n % 64))  # with class 0, to whole batches
-    pictures = torch.empty(*padded.shape, 28, 28, 1, dtype=torch.uint8)
-    for i in tqdm(range(0, args.n, 64), unit_scale=64, unit=" rows", disable=None):
-        # Always 64, so that a picture does not depend on --n
+    rows = math.ceil(args.n / 64) * 64  # in whole batches
+    y = choose_labels(args, table, rows)  # [rows, k]
+    pictures = torch.empty(*y.shape, 28, 28, 1, dtype=torch.uint8)
+    for i in tqdm(range(0, rows, 64), unit_scale=64, unit=" rows", disable=None):
+        # Always 64, so that a picture does not depend on --n: other batch sizes round differently.
         z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64).to(device)
         for k in range(y.shape[1]):
-            pictures[i : i + 64, k] = generate(G, z, padded[i : i + 64, k].to(device))
-    pictures = pictures[: args.n]
+            pictures[i : i + 64, k] = generate(G, z, y[i : i + 64, k].to(device))
+    pictures, y = pictures[: args.n], y[: args.n]
     out.mkdir(parents=True, exist_ok=True)
     with runs.write_file(out / "samples.npy") as file:
         np.save(file, pictures.flatten(0, 1).numpy())
@@ -345,27 +346,27 @@ def load_table(path: str) -> list[str]:
     return table
 
 
-def choose_labels(args: Namespace, table: list[str]) -> Tensor:
+def choose_labels(args: Namespace, table: list[str], n: int) -> Tensor:
     """int64 [n, k]: n times the k characters of --text; without it [n, 1], all classes in a random order."""
     if not args.text:
         order = torch.from_numpy(rng(args.seed, CLASSES).permutation(len(table)))
-        repeated = order.repeat(args.n // len(table) + 1)
-        return repeated[: args.n].unsqueeze(1)
+        repeated = order.repeat(n // len(table) + 1)
+        return repeated[:n].unsqueeze(1)
     unknown = "".join(character for character in args.text if character not in table)
     if unknown:
         known = "".join(table[:20])
         raise DataError(
             f"--text: {unknown!r} not among the {len(table)} classes of {args.sample}: {known}..."
         )
-    return torch.tensor([table.index(character) for character in args.text]).repeat(args.n, 1)
+    return torch.tensor([table.index(character) for character in args.text]).repeat(n, 1)
 
 
 # ---------------------------------------------------------------- train
 def ema_with_warm_up(decay: float) -> Callable:
     """For AveragedModel's multi_avg_fn: update n = 1, 2, ... has the decay min(decay, (1 + n) / (10 + n)).
 
-    With the full decay at once the weights and BN statistics of the first step would stay in the average for
-    long: after 1,000 updates of decay 0.999 they would make up 37 % of it.
+    That is TensorFlow's rule (num_updates). With the full decay at once the weights and BN statistics of the
+    first step would stay in the average for long: after 1,000 updates of decay 0.999 they would make up 37 %.
     """
 
     def update(averages: list[Tensor], values: list[Tensor], n: Tensor) -> None:
@@ -438,7 +439,7 @@ def train(args: Namespace) -> None:
     state = make_networks(args, len(characters.table), device, world)
     G, D = state["G"], state["D"]
     shown = state["ema"].module if args.ema else G  # draws the pictures
-    start, rows = runs.restore(args, state, characters.fingerprint)
+    start, log_rows = runs.restore(args, state, characters.fingerprint)  # `log` adds rows, `save` keeps them
 
     share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
     order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
@@ -455,7 +456,7 @@ def train(args: Namespace) -> None:
             state,
             args=runs.saved_args(args),
             step=step,
-            log=rows,
+            log=log_rows,
             data=characters.fingerprint,
             table=characters.table,
         )
@@ -463,10 +464,12 @@ def train(args: Namespace) -> None:
     with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
         if rank == 0:
             save("last.pt", start)  # first of all, so that a run stopped at any moment can be resumed
-            runs.write_args_and_log(out, args, rows)
+            runs.write_args_and_log(out, args, log_rows)
             print(f"{out}: {len(pictures)} pictures, step {start} to {args.steps}, on {world} x {device}")
-            print("d_real, d_fake: D's mean output on real and on generated pictures")
-        log = runs.Log(out, rows, start, args.steps, args.batch_size, rank)
+            print(
+                "d_real, d_fake: D's mean output, or sigmoid of it for that loss, on real and fake pictures"
+            )
+        log = runs.Log(out, log_rows, start, args.steps, args.batch_size, rank)
 
         for step, (batch, y) in zip(range(start + 1, args.steps + 1), batches):
             real = batch.unsqueeze(1) / 255  # [B, 1, 28, 28] in [0, 1]

@@ -13,7 +13,6 @@ TensorFlow's SAME does, which with i.i.d. initial weights is a mirror image. An 
 the data, theirs a shuffle buffer of 1,000 pictures.
 """
 
-import os
 import sys
 import time
 from argparse import BooleanOptionalAction, Namespace
@@ -97,7 +96,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # The 1 keeps large seeds apart: numpy splits one of 2**32 or more, and fills up with zeros.
+    # Without the 1 a seed of 2**32 or more could equal another (seed, stream, step): numpy splits it in two
+    # numbers and pads the list with zeros.
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -122,8 +122,8 @@ def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) ->
     epoch, position = divmod(start, per_epoch)
     while True:
         order = torch.from_numpy(rng(seed, ORDER, epoch).permutation(n))
-        for i in range(position, per_epoch):
-            yield order[i * batch_size : (i + 1) * batch_size][share]
+        for indices in order.split(batch_size)[position:per_epoch]:
+            yield indices[share]
         epoch, position = epoch + 1, 0
 
 
@@ -137,7 +137,7 @@ def load_batches(pictures: Tensor | Images, order: Iterator[Tensor], device, wor
         pictures,
         sampler=order,
         batch_size=None,  # one item of the sampler is a whole batch
-        num_workers=min(os.cpu_count(), 16) if workers is None else workers,
+        num_workers=runs.default_workers() if workers is None else workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=runs.leave_process_group,
         generator=torch.Generator(),  # or the loader would draw from the global one
@@ -145,7 +145,8 @@ def load_batches(pictures: Tensor | Images, order: Iterator[Tensor], device, wor
     try:
         for batch in loader:
             yield batch.to(device, non_blocking=True)
-    except (ConnectionError, EOFError):  # of a worker that has just died: PyTorch is about to say so
+    except (ConnectionError, EOFError):
+        # A worker has died. PyTorch's signal handler, which interrupts the sleep, has the better message.
         time.sleep(1)
         raise
 
@@ -256,11 +257,11 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     reach = round(strength * size / 8)
     padded = F.pad(images, (reach, reach, reach, reach)).permute(0, 2, 3, 1)
     place = torch.arange(size, device=images.device)
-    shift_y = (down * (reach + 0.5)).round().long().clamp(-reach, reach)
+    shift_y = (down * (reach + 0.5)).round().long().clamp(-reach, reach)  # [B], uniform in -reach ... reach
     shift_x = (right * (reach + 0.5)).round().long().clamp(-reach, reach)
     rows = reach + place - shift_y[:, None]
     columns = reach + place - shift_x[:, None]
-    flipped = flip[:, None] < strength - 1  # half of the pictures at strength 1
+    flipped = flip[:, None] < strength - 1  # with probability strength / 2, as flip is uniform(-1, 1)
     columns = torch.where(flipped, columns.flip(1), columns)
     picture = torch.arange(batch, device=images.device)[:, None, None]
     images = padded[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
@@ -312,7 +313,7 @@ def train_step(
 # ---------------------------------------------------------------- sampling and figures
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor) -> Tensor:
-    """uint8 pictures [n, H, W, channels], in eval mode: none depends on the others of its batch."""
+    """uint8 pictures [n, H, W, channels], in eval mode: but for rounding none depends on the others."""
     was_training = G.training
     G.eval()
     images = G.forward(z)  # stays eager where G.compile() was called
@@ -351,7 +352,7 @@ def sample(args: Namespace) -> None:
     G.to(device)
     pictures = torch.empty(args.n, args.size, args.size, 3, dtype=torch.uint8)
     for i in tqdm(range(0, args.n, 64), unit_scale=64, unit=" images", disable=None):
-        # Always 64, so that a picture does not depend on --n
+        # Always 64, so that a picture does not depend on --n: other batch sizes round differently.
         z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64)
         pictures[i : i + 64] = generate(G, z.to(device))[: args.n - i]
     out.mkdir(parents=True, exist_ok=True)
@@ -365,8 +366,8 @@ def sample(args: Namespace) -> None:
 def ema_with_warm_up(decay: float) -> Callable:
     """For AveragedModel's multi_avg_fn: update n = 1, 2, ... has the decay min(decay, (1 + n) / (10 + n)).
 
-    With the full decay at once the weights and BN statistics of the first step would stay in the average for
-    long: after 1,000 updates of decay 0.999 they would make up 37 % of it.
+    That is TensorFlow's rule (num_updates). With the full decay at once the weights and BN statistics of the
+    first step would stay in the average for long: after 1,000 updates of decay 0.999 they would make up 37 %.
     """
 
     def update(averages: list[Tensor], values: list[Tensor], n: Tensor) -> None:
@@ -404,7 +405,7 @@ def make_networks(args: Namespace, device: torch.device, world: int) -> dict:
 
 
 def open_data(args: Namespace, device: torch.device, world: int) -> tuple[Tensor | Images, str]:
-    """The pictures, on the device if they fit there, else to be read by workers; and their fingerprint."""
+    """The pictures and their fingerprint: up to IN_MEMORY bytes decoded onto the device; else Images."""
     images = open_images(args.data, args.size, args.fit, args.limit or None)
     runs.check_batch_size(args.batch_size, world, len(images))
     if images.nbytes <= IN_MEMORY:
@@ -414,8 +415,14 @@ def open_data(args: Namespace, device: torch.device, world: int) -> tuple[Tensor
 
 def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[..., Tensor]:
     """train_step as a function of real and z, and with --augment of u; with --graph as a CUDA graph."""
-    settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
-    settings["strength"] = args.augment
+    settings = {
+        "loss": args.loss,
+        "a": args.a,
+        "b": args.b,
+        "c": args.c,
+        "amp": args.amp,
+        "strength": args.augment,
+    }
     optimizers = state["opt_g"], state["opt_d"]
     update = partial(train_step, state["G"], state["D"], *optimizers, **settings)
     if args.graph:
@@ -448,7 +455,7 @@ def train(args: Namespace) -> None:
     state = make_networks(args, device, world)
     G, D = state["G"], state["D"]
     shown = state["ema"].module if args.ema else G  # draws the pictures
-    start, rows = runs.restore(args, state, fingerprint)
+    start, log_rows = runs.restore(args, state, fingerprint)  # `log` adds rows, `save` keeps them
 
     share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
     order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
@@ -460,16 +467,18 @@ def train(args: Namespace) -> None:
     def save(name: str, step: int) -> None:
         runs.check_finite(step, out, [*G.parameters(), *D.parameters()])
         runs.save_checkpoint(
-            out / name, state, args=runs.saved_args(args), step=step, log=rows, data=fingerprint
+            out / name, state, args=runs.saved_args(args), step=step, log=log_rows, data=fingerprint
         )
 
     with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
         if rank == 0:
             save("last.pt", start)  # first of all, so that a run stopped at any moment can be resumed
-            runs.write_args_and_log(out, args, rows)
+            runs.write_args_and_log(out, args, log_rows)
             print(f"{out}: {len(pictures)} pictures, step {start} to {args.steps}, on {world} x {device}")
-            print("d_real, d_fake: D's mean output on real and on generated pictures")
-        log = runs.Log(out, rows, start, args.steps, args.batch_size, rank)
+            print(
+                "d_real, d_fake: D's mean output, or sigmoid of it for that loss, on real and fake pictures"
+            )
+        log = runs.Log(out, log_rows, start, args.steps, args.batch_size, rank)
 
         for step, batch in zip(range(start + 1, args.steps + 1), batches):
             real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last

@@ -1,19 +1,20 @@
 """How stable is LSGAN? Settings x optimizers x losses x seeds, each judged by a rule: Figure 7, with counts.
 
     python stability_grid.py --quick                                # toy rooms, seven minutes on a CPU
-    python stability_grid.py --data lsun/bedroom --gpu 0            # the paper's settings
+    python stability_grid.py --data lsun/bedroom --gpu 0            # the paper's settings, ten seeds
     python stability_grid.py --data lsun/bedroom --gpu 0 --resume   # go on where it stopped
     python stability_grid.py --data cifar10 --size 32 --settings bn --optimizers adam   # ten models' scores
     torchrun --nproc-per-node 2 stability_grid.py --quick --gpu -1  # cells are dealt to the processes
 
 A cell is one run: a setting, an optimizer, a loss and a seed. Settings: bn_g has no batch normalization in G,
 bn_gd in neither network, bn has it in both. Writes table.md, figure7.png, results.csv (a row for each cell),
-and a folder for each cell.
+and a folder for each cell with its log.csv, last.pt and samples/.
 
 Differences from the authors' code: losses are means over the batch; where theirs are sums, our copy of
 TensorFlow's RMSProp multiplies the gradients by the batch size. bn_gd with RMSProp: theirs took ls-110,
-though the paper says ls. Below 64 pixels the networks have three stages, not four. An epoch is a permutation
-of the data, theirs a shuffle buffer of 10,000 pictures.
+though the paper says ls. 20,000 steps; theirs stops at 5,000,000, and the paper does not say. Below 64 pixels
+the networks have three stages, not four. An epoch is a permutation of the data, theirs a shuffle buffer of
+10,000 pictures.
 """
 
 import argparse
@@ -43,27 +44,31 @@ from tqdm import tqdm
 from data import DataError, make_parser, one_line_errors, runs
 from data.images import Images, decode_all, open_images
 from data.runs import at_least, below_one, multiple_of, not_empty, some_of
-from data.score import compare, features, halves, load_classifier, make_extractor
+from data.score import compare, features, load_classifier, make_extractor, split_train_test
 
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 # Independent streams of random numbers
 INIT_G, INIT_D, Z, GRID = range(4)
 ORDER = 1000
-SETTINGS = {  # BN_G and BN_GD in the paper: where BN is left out. Values: has G BN, has D
+SETTINGS = {  # (G has BN, D has BN); the first two are the paper's BN_G and BN_GD
     "bn_g": (False, True),
     "bn_gd": (False, False),
     "bn": (True, True),
 }
-LOSSES = {  # the loss, D's targets a for fake and b for real, G's target c for fake
-    "ls": ("ls", 0.0, 1.0, 1.0),  # Eq. 9
-    "ls-110": ("ls", -1.0, 1.0, 0.0),  # Eq. 8
-    "sigmoid": ("sigmoid", 0.0, 1.0, 1.0),  # Eq. 1, which has no targets
+LOSSES = {  # keyword arguments of train_step
+    "ls": {"loss": "ls", "a": 0.0, "b": 1.0, "c": 1.0},  # Eq. 9
+    "ls-110": {"loss": "ls", "a": -1.0, "b": 1.0, "c": 0.0},  # Eq. 8
+    "sigmoid": {"loss": "sigmoid"},  # Eq. 1
 }
-PAPER = {  # section 4.2, judged by eye: with least squares, with the sigmoid loss
-    ("bn_g", "adam"): ("5/10 relatively good", "0/10, severe mode collapse"),
-    ("bn_g", "rmsprop"): ("learns", "learns"),
-    ("bn_gd", "adam"): ("slight mode collapse", "slight mode collapse"),
-    ("bn_gd", "rmsprop"): ("better than sigmoid", "slight mode collapse"),
+PAPER = {  # section 4.3, judged by eye
+    ("bn_g", "adam", "ls"): "5/10 relatively good",
+    ("bn_g", "adam", "sigmoid"): "0/10, severe mode collapse",
+    ("bn_g", "rmsprop", "ls"): "learns",
+    ("bn_g", "rmsprop", "sigmoid"): "learns",
+    ("bn_gd", "adam", "ls"): "slight mode collapse",
+    ("bn_gd", "adam", "sigmoid"): "slight mode collapse",
+    ("bn_gd", "rmsprop", "ls"): "better than sigmoid",
+    ("bn_gd", "rmsprop", "sigmoid"): "slight mode collapse",
 }
 FEATURES = {"random": 64, "classifier": 128, "inception": 2048}  # how many an extractor of data.score makes
 QUICK = (
@@ -73,7 +78,10 @@ QUICK = (
 
 # ---------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> Namespace:
-    """The command line `argv`, by default the program's own; on --resume a checkpoint gives the defaults."""
+    """The command line `argv`, by default the program's own; on --resume a checkpoint gives the defaults.
+
+    Raises DataError for a --resume that is not the last.pt in --out.
+    """
     parser = make_parser(
         Path(__file__).name, "How stable is LSGAN? A grid of runs, judged by a rule (Figure 7)"
     )
@@ -112,8 +120,11 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         return f"runs/{Path(__file__).stem}-{Path(args.data).name}-{','.join(args.losses)}-seed{args.seed}"
 
     words = sys.argv[1:] if argv is None else [str(word) for word in argv]
-    if "--quick" in words:  # in front, so that what else is given wins
-        words = QUICK + [word for word in words if word != "--quick"]
+    if "--quick" in words:
+        words.remove("--quick")
+        resumes = any(word.partition("=")[0] == "--resume" for word in words)
+        if not resumes:  # if it does, the checkpoint has these values, or others that were given with them
+            words = QUICK + words  # in front, so that what else is given wins
     args = runs.parse_args(parser, words, default_out)
     if args.resume and Path(args.resume).resolve() != Path(args.out, "last.pt").resolve():
         raise DataError(
@@ -125,7 +136,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # The 1 keeps large seeds apart: numpy splits one of 2**32 or more, and fills up with zeros.
+    # Without the 1 a seed of 2**32 or more could equal another (seed, stream, step): numpy splits it in two
+    # numbers and pads the list with zeros.
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -150,8 +162,8 @@ def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) ->
     epoch, position = divmod(start, per_epoch)
     while True:
         order = torch.from_numpy(rng(seed, ORDER, epoch).permutation(n))
-        for i in range(position, per_epoch):
-            yield order[i * batch_size : (i + 1) * batch_size][share]
+        for indices in order.split(batch_size)[position:per_epoch]:
+            yield indices[share]
         epoch, position = epoch + 1, 0
 
 
@@ -165,7 +177,7 @@ def load_batches(pictures: Tensor | Images, order: Iterator[Tensor], device, wor
         pictures,
         sampler=order,
         batch_size=None,  # one item of the sampler is a whole batch
-        num_workers=min(os.cpu_count(), 16) if workers is None else workers,
+        num_workers=runs.default_workers() if workers is None else workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=runs.leave_process_group,
         generator=torch.Generator(),  # or the loader would draw from the global one
@@ -173,7 +185,8 @@ def load_batches(pictures: Tensor | Images, order: Iterator[Tensor], device, wor
     try:
         for batch in loader:
             yield batch.to(device, non_blocking=True)
-    except (ConnectionError, EOFError):  # of a worker that has just died: PyTorch is about to say so
+    except (ConnectionError, EOFError):
+        # A worker has died. PyTorch's signal handler, which interrupts the sleep, has the better message.
         time.sleep(1)
         raise
 
@@ -310,7 +323,7 @@ def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0) -> T
 # ---------------------------------------------------------------- sampling and figures
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor) -> Tensor:
-    """uint8 pictures [n, H, W, channels], in eval mode: none depends on the others of its batch."""
+    """uint8 pictures [n, H, W, channels], in eval mode: but for rounding none depends on the others."""
     was_training = G.training
     G.eval()
     images = G.forward(z)  # stays eager where G.compile() was called
@@ -327,23 +340,25 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
 # ---------------------------------------------------------------- the rule
 VERDICTS = ("learned", "degraded", "collapsed", "diverged")
 RULE = (
-    "Height is log(FID / real) / log(untrained / real): 0 for other real pictures, 1 for an untrained"
-    " generator. The first that fits: collapsed (height below 0.95 and diversity below 0.5, that is, pictures"
-    " that differ less than half as much as real ones), learned (below 0.3), degraded (below 0.6), diverged"
-    " (anything else, or not finite; noise lies at 0.65 or higher)."
+    "Relative FID is log(FID / real) / log(untrained / real): 0 for other real pictures, 1 for an untrained"
+    " generator. The first that fits: diverged (not finite), collapsed (relative FID below 0.95 and diversity"
+    " below 0.5, that is, pictures that differ less than half as much as real ones), learned (relative FID"
+    " below 0.3), degraded (below 0.6), diverged (anything else; noise lies at 0.65 or higher)."
 )
 
 
 def verdict(fid: float, diversity: float, real: float, untrained: float) -> str:
     """RULE. real and untrained: the FID of other real pictures, and of an untrained generator's."""
-    height = math.log(max(fid, 1e-9) / real) / math.log(untrained / real)  # max(nan, x) is nan
-    if height < 0.95 and diversity < 0.5:
+    if not (math.isfinite(fid) and math.isfinite(diversity)):
+        return "diverged"
+    relative = math.log(max(fid, 1e-9) / real) / math.log(untrained / real)
+    if relative < 0.95 and diversity < 0.5:
         return "collapsed"
-    if height < 0.3:
+    if relative < 0.3:
         return "learned"
-    if height < 0.6:
+    if relative < 0.6:
         return "degraded"
-    return "diverged"  # nan, too, is not below anything
+    return "diverged"
 
 
 def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.ndarray | None) -> str:
@@ -365,8 +380,7 @@ def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.nda
 class Judge:
     """Compares pictures of a cell with as many real ones, and says what became of it.
 
-    n: how many. real: the FID of other real pictures. untrained: that of an untrained generator, for the
-    caller to measure and set.
+    n: how many. fid_real: the FID of other real pictures. fid_untrained: that of an untrained generator.
     """
 
     def __init__(
@@ -374,33 +388,35 @@ class Judge:
         pictures: Tensor | Images,
         labels: np.ndarray | None,
         kind: str,
+        args: Namespace,
         device: torch.device,
     ):
-        """kind: of extractor, as choose_extractor gives it."""
+        """kind: of extractor, as choose_extractor gives it. args: for the untrained generator."""
         if kind == "classifier":
-            self.extractor = load_classifier(*halves(pictures, labels), device)
+            self.extractor = load_classifier(*split_train_test(pictures, labels), device)
         else:
-            self.extractor = make_extractor(kind, pictures[[0]].shape[1])
+            self.extractor = make_extractor(kind, args.size)
         self.device = device
         self.n = max(4 * FEATURES[kind], min(len(pictures) // 2, 512))  # for FID: 4 pictures a feature
         some = np.linspace(0, len(pictures) - 1, 2 * self.n).astype(int)  # n to compare with, n others
-        self.features = features(Subset(pictures, some[::2]), self.extractor, device)
-        self.real = max(self.measure(Subset(pictures, some[1::2]))["FID"], 1e-9)
-        self.untrained = math.nan
+        self.real_features = features(Subset(pictures, some[::2]), self.extractor, device)
+        self.fid_real = max(self.measure(Subset(pictures, some[1::2]))["FID"], 1e-9)
+        self.fid_untrained = self.measure(draw_untrained(self.n, args))["FID"]
 
     def measure(self, pictures: Tensor | Subset) -> dict[str, float]:
         """What data.score.compare says of n pictures, uint8 [n, size, size, 3]."""
-        return compare(features(pictures, self.extractor, self.device), self.features, self.extractor.head)
+        found = features(pictures, self.extractor, self.device)
+        return compare(found, self.real_features, self.extractor.head)
 
-    def verdict(self, log: np.ndarray) -> str:
-        """What became of a cell, by the last row of its log."""
-        return verdict(log["FID"][-1], log["diversity"][-1], self.real, self.untrained)
+    def judge(self, log: np.ndarray) -> str:
+        """What became of a cell, one of VERDICTS, by the last row of its log."""
+        return verdict(log["FID"][-1], log["diversity"][-1], self.fid_real, self.fid_untrained)
 
     def describe(self) -> str:
         """What all verdicts rest on."""
         return (
-            f"{self.n:,} pictures a cell against as many real ones, by {self.extractor.title}."
-            f" FID: other real pictures {self.real:.3g}, an untrained generator {self.untrained:.3g}. {RULE}"
+            f"{self.n:,} pictures a cell against as many real ones, by {self.extractor.title}. FID: other"
+            f" real pictures {self.fid_real:.3g}, an untrained generator {self.fid_untrained:.3g}. {RULE}"
         )
 
 
@@ -438,10 +454,10 @@ def folder(out: Path | str, cell: Cell) -> Path:
 
 def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
     """A cell at its beginning or, if it has a checkpoint, where that was saved."""
-    bn_g, bn_d = SETTINGS[cell.setting]
+    g_has_bn, d_has_bn = SETTINGS[cell.setting]
     with torch.random.fork_rng(devices=[]):  # new layers draw weights from the global generator
-        G = Generator(args.size, args.width, args.z_dim, bn_g)
-        D = Discriminator(args.size, args.width, bn_d)
+        G = Generator(args.size, args.width, args.z_dim, g_has_bn)
+        D = Discriminator(args.size, args.width, d_has_bn)
     state = {"G": G, "D": D}
     # Over a batch the authors average the sigmoid loss and sum least squares; we average both.
     scale = 1 if cell.loss == "sigmoid" else args.batch_size
@@ -461,8 +477,7 @@ def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
             raise DataError(f"--steps {args.steps} lies behind step {step} of {path}")
 
     optimizers = state["opt_g"], state["opt_d"]
-    loss, a, b, c = LOSSES[cell.loss]
-    update = partial(train_step, G, D, *optimizers, loss=loss, a=a, b=b, c=c)
+    update = partial(train_step, G, D, *optimizers, **LOSSES[cell.loss])
     if args.graph:
         update = runs.Graph(update, optimizers, device)
     run = Run(cell, path.parent, state, update, step, rows)
@@ -472,15 +487,23 @@ def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
 
 
 def draw_untrained(n: int, args: Namespace) -> Tensor:
-    """n pictures of a generator that has not been trained, uint8 [n, size, size, 3]."""
+    """n pictures of one untrained generator without BN, uint8 [n, size, size, 3]; it serves all settings."""
     with torch.random.fork_rng(devices=[]):
         G = Generator(args.size, args.width, args.z_dim)
     init_weights(G, torch_rng(args.seed, INIT_G))
-    return generate(G, noise(n, args.z_dim, args.seed, GRID, 0))
+    return generate_all(G, noise(n, args.z_dim, args.seed, GRID, 0))
+
+
+def generate_all(G: nn.Module, z: Tensor) -> Tensor:
+    """generate() in parts of 512, for any number of z: uint8 [n, size, size, 3]."""
+    return torch.cat([generate(G, part) for part in z.split(512)])
 
 
 def init_gamma(net: nn.Module, seed: int, stream: int) -> None:
-    """Batch normalization's gamma N(1, 0.02), as the authors have it here, but not for scenes."""
+    """Batch normalization's gamma N(1, 0.02), as the authors have it here, but not for scenes.
+
+    A layer draws by its number of channels, in which all BN layers of a network differ.
+    """
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             gamma = rng(seed, stream, module.num_features).normal(1, 0.02, module.num_features)
@@ -522,9 +545,9 @@ def train_cells(
     caught: list[int],
 ) -> None:
     """Trains cells of one seed side by side, as they share pictures and z, until `caught` holds a signal."""
-    live = [start_cell(cell, args, device) for cell in cells]  # those that have not diverged
+    active = [start_cell(cell, args, device) for cell in cells]  # those that have not diverged
     seed = cells[0].seed
-    start = min(run.step for run in live)
+    start = min(run.step for run in active)
     order = batch_order(len(pictures), args.batch_size, seed, start, slice(None))
     batches = load_batches(pictures, order, device, args.workers)
     grid_z = noise(judge.n, args.z_dim, seed, GRID, 0).to(device)
@@ -534,7 +557,7 @@ def train_cells(
     for step, batch in zip(bar, batches):
         real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last
         z = runs.to_device(noise(args.batch_size, args.z_dim, seed, Z, step), device)
-        behind = [run for run in live if run.step < step]  # after a kill some cells may be ahead of others
+        behind = [run for run in active if run.step < step]  # after a kill some cells may be ahead of others
         for run in behind:
             run.losses = run.update(real, z)
             run.step = step
@@ -543,20 +566,20 @@ def train_cells(
         if due(step, args.sample_every, args.steps):
             for run in behind:
                 if is_finite(run):
-                    fakes = generate(run.state["G"], grid_z)
+                    fakes = generate_all(run.state["G"], grid_z)
                     save_grid(fakes[:64], run.folder / "samples" / f"step_{step:08}.png")
                     add_row(run, judge.measure(fakes))
                     save_cell(run, args)
                 else:  # diverged: the last good checkpoint stays
                     add_row(run, {})
-                    live.remove(run)
+                    active.remove(run)
                 write_log(run)
 
         if caught:
             for run in behind:
                 if is_finite(run):
                     save_cell(run, args)
-        if caught or not live:
+        if caught or not active:
             return
 
 
@@ -579,7 +602,11 @@ def unique(items: Iterable) -> list:
 
 
 def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
-    """Markdown: a line for each setting, optimizer and loss, with how many seeds got which verdict."""
+    """Markdown: a line for each setting, optimizer and loss.
+
+    How many seeds got which verdict (learned with its 95 % Wilson interval), mean and deviation of the scores
+    over seeds, and what the paper says.
+    """
     scores = ["FID"]
     if not all(np.isnan(log["IS"][-1]) for log in logs.values()):
         scores.append("IS")
@@ -591,8 +618,7 @@ def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
         counts = [str(found.count(word)) for word in VERDICTS]
         counts[0] = runs.count_text(found.count("learned"), len(found))
         means = [mean_and_deviation([logs[cell][name][-1] for cell in group]) for name in scores]
-        with_ls, with_sigmoid = PAPER.get((setting, optimizer), ("", ""))
-        claim = {"ls": with_ls, "sigmoid": with_sigmoid}.get(loss, "")
+        claim = PAPER.get((setting, optimizer, loss), "")
         lines.append([f"{setting} {optimizer} {loss}", *counts, *means, claim])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -604,12 +630,15 @@ def mean_and_deviation(values: list[float]) -> str:
 
 
 def write_report(out: Path, cells: list[Cell], steps: int, judge: Judge, about: str) -> str:
-    """Writes results.csv, table.md and figure7.png about the cells that are finished; returns the table."""
+    """Writes results.csv, table.md and figure7.png about the cells that are finished; returns the table.
+
+    about: a line about data and settings for the head of table.md.
+    """
     with filelock.FileLock(out / ".report.lock"):  # one process after another
         logs = finished(out, cells, steps)
         if not logs:
             return "no cell is finished yet"
-        verdicts = {cell: judge.verdict(log) for cell, log in logs.items()}
+        verdicts = {cell: judge.judge(log) for cell, log in logs.items()}
         table = make_table(logs, verdicts)
         text = f"{about}\n\n{judge.describe()}\n\n{table}"
         with runs.write_file(out / "table.md") as file:
@@ -661,7 +690,7 @@ def draw_figure7(out: Path, logs: dict[Cell, np.ndarray], verdicts: dict[Cell, s
 
 
 def show_samples(axes, out: Path, cell: Cell, verdicts: dict[Cell, str]) -> None:
-    """A quarter of the last grid of a cell, with its verdict."""
+    """A quarter of the last grid of a cell, with its verdict; of a diverged one the last grid before that."""
     paths = sorted(folder(out, cell).glob("samples/*.png"))
     if paths:
         with Image.open(paths[-1]) as grid:
@@ -684,7 +713,7 @@ def due(step: int, every: int, last: int) -> bool:
 
 
 def open_data(args: Namespace, device: torch.device) -> tuple[Tensor | Images, Images]:
-    """The pictures, on the device if they fit there, else to be read by workers; and what they come from."""
+    """The pictures, up to IN_MEMORY bytes decoded onto the device, else Images; and what they come from."""
     images = open_images(args.data, args.size, args.fit, args.limit or None)
     if args.batch_size > len(images):
         raise DataError(f"--batch-size {args.batch_size} is larger than the data: {len(images)} pictures")
@@ -724,7 +753,7 @@ def args_text(args: Namespace) -> bytes:
 def check_resume(args: Namespace, data: str) -> None:
     """Raises DataError if --resume does not name a grid's checkpoint. Says if the data have changed."""
     checkpoint = runs.load_checkpoint(args.resume)
-    if "settings" not in checkpoint["args"] or "G" in checkpoint:
+    if "settings" not in checkpoint["args"] or "G" in checkpoint:  # of another script, or of a cell
         raise DataError(f"{args.resume} is not the last.pt of a grid")
     if checkpoint.get("data") not in (None, data):
         print(f"the data of {args.data} are not those of the steps before: they have changed")
@@ -760,14 +789,14 @@ def train(args: Namespace) -> None:
     with runs.open_run(out, args.resume, rank):
         saved = runs.saved_args(args)
         if rank == 0:
+            # Arguments only, for --resume: the weights are in the cells' own checkpoints.
             runs.save_checkpoint(out / "last.pt", {}, args=saved, step=0, log=[], data=images.fingerprint)
             with runs.write_file(out / "args.json") as file:
                 file.write(args_text(args))
         else:
             wait_for_rank_0(out, args)
 
-        judge = Judge(pictures, images.labels, kind, device)
-        judge.untrained = judge.measure(draw_untrained(judge.n, args))["FID"]
+        judge = Judge(pictures, images.labels, kind, args, device)
         about = f"{len(images):,} pictures on {device} with torch {torch.__version__}: {saved}"
         if rank == 0:
             print(f"{out}: {about}\n{judge.describe()}", flush=True)

@@ -176,7 +176,7 @@ def pick_device(gpu: int | None) -> torch.device:
 
 
 def set_arithmetic(tf32: bool) -> None:
-    """Makes GPUs deterministic. tf32: float32 layers compute with 10 bits of mantissa, much faster."""
+    """Makes cuDNN deterministic. tf32: float32 layers compute with 10 bits of mantissa, much faster."""
     torch.backends.cudnn.deterministic = True  # a resumed run equals an uninterrupted one
     torch.backends.cudnn.allow_tf32 = tf32  # convolutions
     torch.backends.cuda.matmul.allow_tf32 = tf32  # linear layers
@@ -305,6 +305,12 @@ def agree_to_stop(caught: list[int], step: int, every: int, device: torch.device
     return int(agreed)
 
 
+def default_workers() -> int:
+    """Data workers of one process: as many as cores, divided by torchrun's processes here, at most 16."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun
+    return min(max(os.cpu_count() // processes, 1), 16)
+
+
 def leave_process_group(worker: int) -> None:
     """For DataLoader's worker_init_fn: Ctrl-C in a terminal then reaches the training loop alone."""
     if hasattr(os, "setpgid"):
@@ -327,7 +333,7 @@ def open_run(out: Path, resume: str | None, rank: int = 0) -> Iterator[None]:
     def check_empty() -> None:
         if not in_place and out.exists() and set(os.listdir(out)) - {".lock", "last.pt.tmp"}:
             raise DataError(
-                f"{out} is in use: --resume goes on with the run in it, --out FOLDER starts another"
+                f"{out} is in use: --resume goes on from its last.pt, --out FOLDER starts another run"
             )
 
     try:
@@ -348,7 +354,10 @@ def open_run(out: Path, resume: str | None, rank: int = 0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def write_file(path: Path) -> Iterator[io.BytesIO]:
-    """`with write_file(path) as file`: whatever happens, `path` is then whole, the old file or the new."""
+    """`with write_file(path) as file`: whatever happens, `path` is then whole, the old file or the new.
+
+    If the block raises, nothing is written. DataError if the file cannot be written.
+    """
     temporary = path.with_name(path.name + ".tmp")
     buffer = io.BytesIO()
     yield buffer
@@ -487,7 +496,7 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 
 # ---------------------------------------------------------------- log and tables
 def wilson(k: int, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of a share, of which k of n were seen."""
+    """95 % Wilson interval of a probability, after k hits in n > 0 trials."""
     z, p = 1.959964, k / n
     centre = p + z**2 / (2 * n)
     half = z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
@@ -502,7 +511,7 @@ def count_text(k: int, n: int) -> str:
 
 
 def check_finite(step: int, out: Path, tensors: list[Tensor]) -> None:
-    """Ends the program, with one line, if losses or weights are not finite. Waits for the device."""
+    """Ends the program, with one line and exit code 1, unless all are finite. Waits for the device."""
     if not torch.nn.utils.get_total_norm(tensors).isfinite():
         sys.exit(f"step {step}: loss or weights not finite; last good checkpoint: {out / 'last.pt'}")
 

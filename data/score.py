@@ -14,7 +14,6 @@ classifier   a small network trained here on the labels of the data (minutes on 
 random       that network, untrained
 """
 
-import contextlib
 import hashlib
 import re
 import sys
@@ -36,6 +35,7 @@ from data.images import cache_path, decode_all, open_images
 from data.runs import at_least, load_checkpoint, save_checkpoint, wilson, write_file
 
 LEAST_STEPS = 400  # of the classifier's training: half a minute to two minutes on a CPU
+IN_MEMORY = 2e9  # bytes of decoded real pictures that are kept in memory; more are read as they are needed
 Pictures = np.ndarray | Tensor | Dataset  # uint8 [n, H, W, 3], or grey [n, H, W]
 Device = torch.device | str
 
@@ -48,14 +48,15 @@ class Network(nn.Module):
         super().__init__()
         w = 64 if classes > 1000 else 32
         shrink = max(1, size // 28)  # larger pictures cost little more than 28x28
-        before, layers = 3, []
-        for width, stride in ((w, shrink), (w, 1), (2 * w, 2), (2 * w, 1), (4 * w, 2), (4 * w, 1)):
+        c_in, layers = 3, []
+        for c_out, stride in ((w, shrink), (w, 1), (2 * w, 2), (2 * w, 1), (4 * w, 2), (4 * w, 1)):
             kernel = max(3, 2 * stride - 1)
-            conv = nn.Conv2d(before, width, kernel, stride, padding=kernel // 2, bias=False)
-            layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
-            before = width
+            conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False)
+            layers += [conv, nn.BatchNorm2d(c_out), nn.ReLU()]
+            c_in = c_out
         layers += [nn.AdaptiveMaxPool2d(3), nn.Flatten(), nn.Linear(36 * w, d, bias=False), nn.BatchNorm1d(d)]
-        self.body, self.head = nn.Sequential(*layers), nn.Linear(d, classes, bias=False)
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(d, classes, bias=False)
         generator = torch.Generator().manual_seed(seed)
         for weight in self.body.parameters():
             if weight.dim() > 1:
@@ -115,7 +116,7 @@ class Labelled(NamedTuple):  # data.characters' Characters will do as well
     labels: Tensor  # int64 [n]; an array will do
 
 
-def halves(pictures: Pictures, labels: np.ndarray | None) -> tuple[Labelled, Labelled]:
+def split_train_test(pictures: Pictures, labels: np.ndarray | None) -> tuple[Labelled, Labelled]:
     """Pictures and their labels -> four fifths to train a classifier on, and one fifth held out."""
     if labels is None or not labels.any() or len(labels) < 5:
         raise DataError("the classifier needs labelled pictures, 5 of 2 classes: use --extractor random")
@@ -125,7 +126,7 @@ def halves(pictures: Pictures, labels: np.ndarray | None) -> tuple[Labelled, Lab
 
 
 def train_classifier(train: Labelled, device: Device = "cpu") -> Network:
-    """A network that tells the labels apart, after 128 pictures in each of 8 steps a class."""
+    """A network that tells the labels apart: AdamW, max(LEAST_STEPS, 8 * classes) steps of 128 pictures."""
     random, labels = np.random.default_rng(0), torch.as_tensor(train.labels)
     classes = int(labels.max()) + 1
     net = Network(fetch(train.pictures, np.arange(1)).shape[-1], 128, classes).to(device)
@@ -152,26 +153,29 @@ not_kept: dict[Path, dict] = {}  # states of classifiers whose file cannot be wr
 def load_classifier(train: Labelled, test: Labelled, device: Device = "cpu") -> Network:
     """The classifier of this data: from ~/.cache/lsgan, or else trained now and kept there.
 
-    Of several processes that ask at once, one trains and the others wait for it. `hits`: its right answers on
-    `test`, which it was not trained on.
+    Of several processes that ask at once, one trains and the others wait for it. `correct`: how many of
+    `test`, which it was not trained on, it gets right.
     """
     some = fetch(train.pictures, np.linspace(0, len(train.labels) - 1, 64).astype(int)).numpy()
     classes = int(train.labels.max()) + 1
     made_of = hashlib.sha1(np.asarray(train.labels).tobytes() + some.tobytes()).hexdigest()
     path = cache_path(f"classifier-{made_of[:16]}.pt")  # other data, other file
     net = Network(some.shape[-1], 128, classes)
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(
-            OSError, NotImplementedError
-        ):  # where no lock can be made, each process trains its own
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(f"{path}.lock"))
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        pass  # where no lock can be made, each process trains its own
+    try:
         if not read_classifier(path, net):
             net = train_classifier(train, device)
             keep_classifier(path, net)
-    net.hits = count_hits(net, features(test.pictures, net, device), test.labels)
+    finally:
+        lock.release()
+    net.correct = count_correct(net, features(test.pictures, net, device), test.labels)
     n = len(test.labels)
-    net.title = f"classifier, {net.hits / n:.1%} right on {n:,} held-out pictures"
+    net.title = f"classifier, {net.correct / n:.1%} right on {n:,} held-out pictures"
     return net
 
 
@@ -196,23 +200,25 @@ def keep_classifier(path: Path, net: Network) -> None:
 
 
 @torch.inference_mode()
-def count_hits(net: Network, found: Tensor, labels: Tensor | np.ndarray, k: int = 1) -> int:
-    """For how many of the features [n, d] the label is among the k classes that `net` holds most likely."""
-    weight, hits = net.head.weight.double().cpu(), 0
+def count_correct(net: Network, found: Tensor, labels: Tensor | np.ndarray, k: int = 1) -> int:
+    """For how many of the features [n, d] the label is among the k largest logits of `net`."""
+    weight = net.head.weight.double().cpu()
+    correct = 0
     for part, y in zip(found.split(4096), torch.as_tensor(labels).split(4096)):
-        likely = (part @ weight.T).topk(min(k, len(weight))).indices
-        hits += int((likely == y[:, None]).sum())
-    return hits
+        top = (part @ weight.T).topk(min(k, len(weight))).indices
+        correct += int((top == y[:, None]).sum())
+    return correct
 
 
 # ---------------------------------------------------------------- measures
 def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[str, float]:
     """Features [n, d] of generated and of real pictures -> FID, KID, KID std, precision, recall, diversity.
 
-    KID: mean and deviation over 100 subsets of 200, DataError for fewer. FID: nan for fewer than 4 d, where
-    it is mostly bias. Precision, recall: 3 nearest neighbours, at most 10,000 pictures. Diversity: root mean
-    square distance of two generated pictures, over that of two real ones. With `head`, which makes logits of
-    features: IS, the Inception Score, a mean over 10 parts.
+    FID (Heusel et al. 2017): nan for fewer than 4 d pictures, where it is mostly bias. KID (Binkowski et al.
+    2018): mean and deviation over 100 subsets of 200, DataError for fewer pictures. Precision, recall
+    (Kynkaanniemi et al. 2019): 3 nearest neighbours, at most 10,000 pictures. Diversity: root mean square
+    distance of two generated pictures' features, over that of two real ones'. With `head`, which makes logits
+    of features: IS, the Inception Score (Salimans et al. 2016), a mean over 10 parts.
     """
     try:
         from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
@@ -226,15 +232,18 @@ def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[s
     found = {"FID": float("nan")}
     if least >= enough:
         statistics = [metric_fid.fid_features_to_statistics(x) for x in (fake, real)]
-        (found["FID"],) = metric_fid.fid_statistics_to_metric(*statistics, verbose=False).values()
+        fid = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
+        found["FID"] = fid[metric_fid.KEY_METRIC_FID]
     kid = metric_kid.kid_features_to_metric(fake, real, kid_subset_size=200, verbose=False)
-    found["KID"], found["KID std"] = kid.values()
+    found["KID"] = kid[metric_kid.KEY_METRIC_KID_MEAN]
+    found["KID std"] = kid[metric_kid.KEY_METRIC_KID_STD]
     some = [x[np.linspace(0, len(x) - 1, min(len(x), 10_000)).astype(int)] for x in (fake, real)]
     prc = metric_prc.prc_features_to_metric(*some, prc_batch_size=1000, save_cpu_ram=True, verbose=False)
-    found["precision"], found["recall"], _ = prc.values()
+    found["precision"] = prc[metric_prc.KEY_METRIC_PRECISION]
+    found["recall"] = prc[metric_prc.KEY_METRIC_RECALL]
     if head is not None:
         logits = fake @ head.weight.detach().double().cpu().T
-        found["IS"], _ = metric_isc.isc_features_to_metric(logits).values()
+        found["IS"] = metric_isc.isc_features_to_metric(logits)[metric_isc.KEY_METRIC_ISC_MEAN]
     found["diversity"] = float((fake.var(0).sum() / real.var(0).sum()).sqrt())
     return found
 
@@ -242,15 +251,18 @@ def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[s
 def readability(samples: np.ndarray, labels: np.ndarray, net: Network, test: Labelled, device="cpu") -> dict:
     """How well `net`, trained on real characters, reads generated ones: uint8 [n, 28, 28] and class ids [n].
 
-    test: real ones of held-out writers. Shares are (share, low, high). The diversity in a class is the root
-    mean square pixel distance of two of its pictures, over that of two real ones.
+    test: real ones of held-out writers. Shares are (share, low, high), with the 95 % Wilson interval. The
+    diversity in a class is the root mean square pixel distance of two of its pictures, over that of two real
+    ones; nan if no class has two of both.
     """
-    seen, ids, n, n_test = features(samples, net, device), np.unique(labels), len(labels), len(test.labels)
+    seen = features(samples, net, device)
+    ids = np.unique(labels)
+    n, n_test = len(labels), len(test.labels)
     found = {"read by": net.title, "classes": f"{len(ids):,} of {net.head.out_features:,}"}
-    found["top-1, real"] = (net.hits / n_test, *wilson(net.hits, n_test))
+    found["top-1, real"] = (net.correct / n_test, *wilson(net.correct, n_test))
     for k in (1, 5):
-        hits = count_hits(net, seen, labels, k)
-        found[f"top-{k}, generated"] = (hits / n, *wilson(hits, n))
+        correct = count_correct(net, seen, labels, k)
+        found[f"top-{k}, generated"] = (correct / n, *wilson(correct, n))
 
     real_pictures, real_labels = np.asarray(test.pictures), np.asarray(test.labels)
     spread, real_spread = 0.0, 0.0
@@ -259,7 +271,7 @@ def readability(samples: np.ndarray, labels: np.ndarray, net: Network, test: Lab
         if min(len(fake), len(real)) > 1:
             spread += fake.var(0, ddof=1).sum()
             real_spread += real.var(0, ddof=1).sum()
-    found["diversity in a class"] = float(np.sqrt(np.divide(spread, real_spread)))
+    found["diversity in a class"] = float(spread / real_spread) ** 0.5 if real_spread else float("nan")
     return found
 
 
@@ -397,14 +409,19 @@ def print_scores(paths: list[Path], rows: list[dict]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
 
 
-def step_of(path: Path, place: int) -> int:
-    """The step of a samples.npy: the last number in its folder's name; without one, its place in the list."""
-    numbers = re.findall(r"\d+", path.absolute().parent.name)
-    return int(numbers[-1]) if numbers else place
+def places_of(paths: list[Path]) -> tuple[list[int], str]:
+    """Where the files stand on the curve's x axis, and the label of that.
+
+    They stand at their steps if all their folders are named like step_00001000, else at 1, 2, ...
+    """
+    matches = [re.search(r"step_(\d+)$", path.absolute().parent.name) for path in paths]
+    if all(matches):
+        return [int(match[1]) for match in matches], "step"
+    return list(range(1, len(paths) + 1)), "file"
 
 
 def save_curve(paths: list[Path], rows: list[dict], out: Path) -> None:
-    """Draws FID (or KID), precision, recall and readability over steps, a line for each run.
+    """Draws FID (or KID), precision, recall and readability over steps or files, a line for each run.
 
     Files are of one run if their folders lie in one folder.
     """
@@ -414,18 +431,19 @@ def save_curve(paths: list[Path], rows: list[dict], out: Path) -> None:
     wanted = (distance_for(rows), f"precision ({kind})", f"recall ({kind})", "top-1, generated")
     names = [name for name in wanted if name in rows[0]]
     runs: dict[Path, list[tuple[int, dict]]] = {}
-    for place, (path, row) in enumerate(zip(paths, rows), start=1):
-        runs.setdefault(path.absolute().parent.parent, []).append((step_of(path, place), row))
+    places, xlabel = places_of(paths)
+    for place, path, row in zip(places, paths, rows):
+        runs.setdefault(path.absolute().parent.parent, []).append((place, row))
     figure = Figure(figsize=(4 * len(names), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
         for folder, scored in runs.items():
             scored.sort(key=lambda pair: pair[0])
-            steps = [step for step, _ in scored]
+            x = [place for place, _ in scored]
             values = [row[name] for _, row in scored]
             if name == "top-1, generated":
                 values = [share for share, low, high in values]
-            axes.plot(steps, values, marker=".", label=folder.name)
-        axes.set(xlabel="step", title=name)
+            axes.plot(x, values, marker=".", label=folder.name)
+        axes.set(xlabel=xlabel, title=name)
     axes.legend(fontsize=7)
     with write_file(out) as file:
         figure.savefig(file, format="png")
@@ -459,8 +477,11 @@ def open_sets(paths: list[Path]) -> list[np.ndarray]:
     return sets
 
 
-def figures(samples: np.ndarray, net: nn.Module, real: Tensor, device: Device) -> dict[str, float | str]:
-    """compare() of generated pictures with the features of real ones, under names that name the extractor."""
+def score_set(samples: np.ndarray, net: nn.Module, real: Tensor, device: Device) -> dict[str, float | str]:
+    """compare() of generated pictures with the features of real ones, under names that name the extractor.
+
+    FID is a sentence where there are too few pictures for it.
+    """
     fake = features(samples, net, device)
     found = compare(fake, real, net.head)
     if np.isnan(found["FID"]):
@@ -470,23 +491,26 @@ def figures(samples: np.ndarray, net: nn.Module, real: Tensor, device: Device) -
 
 
 def score_pictures(args: Namespace, sets: list[np.ndarray], device: Device) -> list[dict]:
-    """A row of figures for each set of pictures, uint8 [n, size, size, 3]."""
+    """A row of scores for each set of pictures, uint8 [n, size, size, 3]: against those it was trained on."""
     size = sets[0].shape[1]
     images = open_images(args.data, size, args.fit, args.limit or None)
-    real = decode_all(images) if images.nbytes <= 2e9 else images
+    real = decode_all(images) if images.nbytes <= IN_MEMORY else images
     if args.extractor == "classifier":
-        net = load_classifier(*halves(real, images.labels), device)
+        net = load_classifier(*split_train_test(real, images.labels), device)
     else:
         net = make_extractor(args.extractor, size)
     seen = features(real, net, device)
-    rows = [figures(samples, net, seen, device) for samples in sets]
+    rows = [score_set(samples, net, seen, device) for samples in sets]
     if args.neighbours:
         add_neighbours(args.neighbours, rows, sets, real, seen, net, device)
     return rows
 
 
 def score_characters(args: Namespace, sets: list[np.ndarray], device: Device) -> list[dict]:
-    """A row of figures for each set of characters, uint8 [n, 28, 28]: against those of held-out writers."""
+    """A row of scores for each set of characters, uint8 [n, 28, 28]: against those of held-out writers.
+
+    How readable they are is always for the classifier to say, whatever --extractor the other scores use.
+    """
     settings = args.data, args.charset, args.classes or None, args.fit
     train, test = (open_characters(*settings, split) for split in ("train", "test"))
     labels = []
@@ -497,7 +521,7 @@ def score_characters(args: Namespace, sets: list[np.ndarray], device: Device) ->
     seen = features(test.pictures, net, device)
     rows = []
     for samples, y in zip(sets, labels):
-        rows.append(figures(samples, net, seen, device) | readability(samples, y, reader, test, device))
+        rows.append(score_set(samples, net, seen, device) | readability(samples, y, reader, test, device))
     if args.neighbours:
         seen = features(train.pictures, net, device)
         add_neighbours(args.neighbours, rows, sets, train.pictures, seen, net, device)

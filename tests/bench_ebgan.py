@@ -32,7 +32,7 @@ import lsgan_scenes as scenes
 from data import DataError, make_parser, one_line_errors, runs
 from data.images import decode_all, open_images
 from data.runs import at_least, multiple_of, some_of
-from data.score import compare, features, halves, load_classifier, make_extractor
+from data.score import compare, features, load_classifier, make_extractor, split_train_test
 
 SYSTEMS = ["LSGAN", "GAN", "EBGAN"]
 MEASURES = ["FID", "KID", "precision", "recall"]
@@ -302,7 +302,7 @@ def main(argv: list[str] | None = None) -> None:
             raise DataError(f"--batch-size {args.batch_size} is more than the {len(images)} pictures")
         pictures = decode_all(images).to(device)
         if args.extractor == "classifier":
-            extractor = load_classifier(*halves(pictures, images.labels), device)
+            extractor = load_classifier(*split_train_test(pictures, images.labels), device)
         else:
             extractor = make_extractor(args.extractor, args.size)
         out = Path(args.out)

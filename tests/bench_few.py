@@ -22,7 +22,7 @@ from tqdm import tqdm
 import lsgan_cond_chars as chars
 from data import runs
 from data.characters import open_characters
-from data.score import Labelled, Network, count_hits, features, fetch
+from data.score import Labelled, Network, count_correct, features, fetch
 
 
 def draw_generated(checkpoint, saved, classes, n, device):
@@ -93,7 +93,7 @@ def main():
             for both, shares in found.items():
                 parts = [real, generated] if both else [real]
                 net = train(parts, len(data.table), args.steps, seed, device)
-                hits = count_hits(net, features(test.pictures, net, device), test.labels)
+                hits = count_correct(net, features(test.pictures, net, device), test.labels)
                 shares.append(hits / len(test.labels))
         cells = (f"{np.mean(s):.1%} ({min(s):.1%} to {max(s):.1%})" for s in found.values())
         print(f"| {n}", *cells, sep=" | ", end=" |\n", flush=True)

@@ -1,5 +1,6 @@
 """The stability grid: networks, TensorFlow's RMSProp, verdicts, and cells that neither disturb nor repeat."""
 
+import argparse
 import ast
 import csv
 import io
@@ -37,7 +38,7 @@ SERVER.set_forkserver_preload(["stability_grid"])
 class QuickJudge:
     """In place of the Judge, whose features take seconds: judges by the brightness of 8 pictures."""
 
-    n, real, untrained = 8, 0.1, 100.0
+    n, fid_real, fid_untrained = 8, 0.1, 100.0
 
     def __init__(self, *_):
         pass
@@ -46,8 +47,8 @@ class QuickJudge:
         names = ("FID", "KID", "IS", "precision", "recall", "diversity")
         return dict.fromkeys(names, float(pictures.double().mean()) / 255 + 0.1)
 
-    def verdict(self, log):
-        return Judge.verdict(self, log)
+    def judge(self, log):
+        return Judge.judge(self, log)
 
     def describe(self):
         return "judged by brightness"
@@ -198,10 +199,12 @@ def test_only_least_squares_counts_as_summed(loss, scale):
 def test_losses_have_their_targets(monkeypatch):
     d_real, d_fake = torch.tensor([0.5, 1.0]), torch.tensor([0.0, -2.0])
     found = {}
-    for name, (loss, a, b, c) in grid.LOSSES.items():
+    for name, settings in grid.LOSSES.items():
+        g_settings = {key: value for key, value in settings.items() if key in ("loss", "c")}
+        d_settings = {key: value for key, value in settings.items() if key in ("loss", "a", "b")}
         found[name] = (
-            grid.discriminator_loss(d_real, d_fake, loss, a, b).item(),
-            grid.generator_loss(d_fake, loss, c).item(),
+            grid.discriminator_loss(d_real, d_fake, **d_settings).item(),
+            grid.generator_loss(d_fake, **g_settings).item(),
         )
     assert found["ls"] == pytest.approx((0.5 * 0.125 + 0.5 * 2, 0.5 * 5))
     assert found["ls-110"] == pytest.approx((0.5 * 0.125 + 0.5 * 1, 0.5 * 2))
@@ -250,10 +253,10 @@ def test_cells_share_pictures_and_noise_but_seeds_do_not(run, monkeypatch):
     inputs, losses = [], []
     original = grid.train_step
 
-    def spy(G, D, opt_g, opt_d, real, z, loss, a, b, c):
+    def spy(G, D, opt_g, opt_d, real, z, **settings):
         inputs.append((real.sum().item(), z.sum().item()))
-        losses.append((loss, a, b, c))
-        return original(G, D, opt_g, opt_d, real, z, loss, a, b, c)
+        losses.append(settings)
+        return original(G, D, opt_g, opt_d, real, z, **settings)
 
     monkeypatch.setattr(grid, "train_step", spy)
     assert run("--steps 2 --seeds 2 --settings bn --optimizers adam --losses ls,ls-110,sigmoid")[0] == 0
@@ -496,14 +499,17 @@ def planted(judge, G, pictures):
 
 def judged(judge, pictures):
     found = judge.measure(pictures)
-    return grid.verdict(found["FID"], found["diversity"], judge.real, judge.untrained)
+    return grid.verdict(found["FID"], found["diversity"], judge.fid_real, judge.fid_untrained)
 
 
 def prepare(dataset, kind=None):
     kind = grid.choose_extractor(kind, dataset, dataset.labels)
-    judge, G = Judge(dataset, dataset.labels, kind, torch.device("cpu")), grid.Generator(dataset.size, 16, 64)
+    args = argparse.Namespace(size=dataset.size, width=16, z_dim=64, seed=0)
+    judge, G = (
+        Judge(dataset, dataset.labels, kind, args, torch.device("cpu")),
+        grid.Generator(args.size, 16, 64),
+    )
     grid.init_weights(G, grid.torch_rng(0, grid.INIT_G))
-    judge.untrained = judge.measure(grid.generate(G, grid.noise(judge.n, 64, 0, grid.GRID, 0)))["FID"]
     return judge, G
 
 
@@ -538,8 +544,8 @@ def test_planted_verdicts_by_the_classifier(real_data, tmp_path, monkeypatch):
 
 
 def test_rule():
-    def found(height, diversity=1.0):
-        return grid.verdict(0.1 * 1000**height, diversity, 0.1, 100.0)
+    def found(relative, diversity=1.0):
+        return grid.verdict(0.1 * 1000**relative, diversity, 0.1, 100.0)
 
     assert [found(h) for h in (-0.1, 0.29, 0.31, 0.59, 0.61, 1.2)] == [
         *("learned", "learned", "degraded", "degraded", "diverged", "diverged")
@@ -749,10 +755,12 @@ def test_quick_is_short_for_flags_which_others_override():
     assert plain.losses == ["ls", "sigmoid"] and plain.rmsprop == "tf" and plain.seeds == 10
 
 
-def test_a_quick_grid_resumes(run):
+@pytest.mark.parametrize("flags", ["--resume", "--quick --resume"])
+def test_a_quick_grid_resumes(run, flags):
+    """With --quick or without it: the checkpoint has the settings."""
     tiny = "--size 16 --width 2 --z-dim 4 --batch-size 4 --steps 1 --seeds 1"
     assert run("--quick", tiny)[0] == 0
-    code, out, err = run("--resume --steps 2")
+    code, out, err = run(flags, "--steps 2")
     assert code == 0 and "was" not in out.replace("--steps 2, was 1", ""), err
 
 
@@ -762,7 +770,7 @@ def test_labels_choose_the_classifier(monkeypatch):
     labels = np.arange(2000) % 2
     kind = grid.choose_extractor(None, pictures, labels)
     with pytest.raises(Killed):
-        Judge(pictures, labels, kind, torch.device("cpu"))
+        Judge(pictures, labels, kind, argparse.Namespace(size=16), torch.device("cpu"))
     assert len(asked[0][0].labels) == 1600 and len(asked[0][1].labels) == 400
 
 
@@ -783,7 +791,7 @@ def test_without_docstrings(run, monkeypatch):
         monkeypatch.setattr(item, "__doc__", None)
     assert run("--help")[0] == 0
     judge = Judge.__new__(Judge)
-    judge.n, judge.real, judge.untrained = 8, 0.1, 10.0
+    judge.n, judge.fid_real, judge.fid_untrained = 8, 0.1, 10.0
     judge.extractor = grid.make_extractor("random", 16)
     assert grid.RULE in judge.describe()
 

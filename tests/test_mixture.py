@@ -41,7 +41,7 @@ def surroundings(tmp_path, monkeypatch, request):
     if "figure" not in request.node.name:
         monkeypatch.setattr(gm, "draw_curves", lambda *args: None)
         monkeypatch.setattr(gm, "draw_figure8", lambda *args: None)
-        monkeypatch.setattr(gm, "generate", lambda G, seeds: generate(G, seeds, n=250))
+        monkeypatch.setattr(gm, "generate", lambda G, seeds, n=0: generate(G, seeds, n=250))
 
 
 generate = gm.generate
@@ -63,7 +63,7 @@ def adam(net, lr):
 
 
 def batches(seeds, steps, n=16):
-    for real, z in gm.draw_batches(seeds, 0, steps, 256, TARGET, n=n):
+    for real, z in gm.draw_batches(seeds, 0, steps, 256, TARGET, batch=n):
         yield real.double(), z.double()
 
 
@@ -152,7 +152,8 @@ for updates in ("simultaneous", "alternating"):
 
 def test_networks_losses_and_step_paste_into_a_fresh_file():
     source = Path(gm.__file__).read_text()
-    names = "Linear|Generator|Discriminator|init_weights|LOSSES|discriminator_loss|generator_loss|train_step"
+    names = "BatchedLinear|Generator|Discriminator|init_weights|LOSSES"
+    names += "|discriminator_loss|generator_loss|train_step"
     found = re.findall(rf"^(?:class |def )?(?:{names})\b.*?(?=^\S)", source + "\n#", re.DOTALL | re.MULTILINE)
     assert len(found) == 8
     space = {}
@@ -167,7 +168,7 @@ def plain_networks(net, m):
     """Model m of a batched network as an ordinary one."""
     layers = []
     for part in net:
-        if isinstance(part, gm.Linear):
+        if isinstance(part, gm.BatchedLinear):
             layers.append(nn.Linear(*part.weight.shape[1:]).double())
             layers[-1].weight.data.copy_(part.weight[m].T)
             layers[-1].bias.data.copy_(part.bias[m, 0])
@@ -255,16 +256,16 @@ def test_seed_alone_equals_the_seed_among_others():
 
 
 def test_batch_depends_on_seed_and_step_alone():
-    whole = list(gm.draw_batches(range(3), 0, 25, 8, TARGET, n=4))  # views of one buffer: compare at once
+    whole = list(gm.draw_batches(range(3), 0, 25, 8, TARGET, batch=4))  # views of one buffer: compare at once
     for start in (0, 7, 10):
-        for step, parts in enumerate(gm.draw_batches(range(2, 3), start, 25, 8, TARGET, n=4), start):
-            again = next(gm.draw_batches(range(3), step, step + 1, 8, TARGET, n=4))
+        for step, parts in enumerate(gm.draw_batches(range(2, 3), start, 25, 8, TARGET, batch=4), start):
+            again = next(gm.draw_batches(range(3), step, step + 1, 8, TARGET, batch=4))
             assert all(torch.equal(part[0], other[2]) for part, other in zip(parts, again))
     assert len(whole) == 25
 
 
 def test_batches_have_the_right_distribution():
-    real, z = next(gm.draw_batches(range(1), 0, 1, 2, TARGET, n=100_000))
+    real, z = next(gm.draw_batches(range(1), 0, 1, 2, TARGET, batch=100_000))
     assert abs(z.mean()) < 0.01 and abs(z.std() - 1) < 0.01
     distance, mode = torch.cdist(real[0], TARGET[0]).min(1)
     assert torch.allclose(mode.bincount() / 100_000, TARGET[1], atol=0.005)
@@ -282,7 +283,7 @@ def test_samples_are_the_same_at_every_call_and_differ_between_seeds():
 
 # ---------------------------------------------------------------- measures
 def real_points(n):
-    return next(gm.draw_batches(range(1), 0, 1, 1, TARGET, n=n))[0][0]
+    return gm.sample_mixture(*TARGET, n, torch.Generator().manual_seed(0))
 
 
 def test_true_samples_score_the_ceiling():
@@ -375,9 +376,7 @@ def green(picture, row, column, rows, columns):
 
 def test_figure_has_the_regular_gan_above_lsgan(tmp_path):
     spread, point = torch.randn(2000, 2), 0.01 * torch.randn(2000, 2)
-    points = torch.stack(
-        [torch.stack([point, spread]), torch.stack([spread, point])]
-    )  # [losses, seeds, n, 2]
+    points = torch.stack([point, spread])  # [losses, n, 2]
     gm.draw_figure8(tmp_path / "figure.png", ["ls", "sigmoid"], {0: points, "target": points}, radius=1.0)
     picture = imread(tmp_path / "figure.png")
     for kind in (0, 1):  # the kernel estimate, the points themselves
@@ -389,7 +388,7 @@ def test_figure_shows_what_the_kernel_hides(tmp_path):
     angles = 2 * math.pi * torch.rand(2500, generator=torch.Generator().manual_seed(0))
     ring = torch.stack([angles.sin(), angles.cos()], 1)
     target = (*gm.mixture(doubled=False), 0.01)
-    modes = next(gm.draw_batches(range(1), 0, 1, 1, target, n=2500))[0][0]
+    modes = gm.sample_mixture(*target, 2500, torch.Generator().manual_seed(0))
     grid = torch.linspace(-4, 4, 50)
     assert F.cosine_similarity(*(gm.density(xy, grid).flatten() for xy in (ring, modes)), 0) > 0.9
     cells = [torch.histogramdd(xy, [100, 100], range=[-1.6, 1.6, -1.6, 1.6]).hist for xy in (ring, modes)]
@@ -430,21 +429,24 @@ def test_figure_1_saturating_form_drives_far_fakes_away(figure1):
 
 
 def test_figure_1_arrows_are_the_steps_of_single_samples():
-    D = nn.Sequential(gm.Linear(1, 2, 1), nn.Flatten(1))
+    D = nn.Sequential(gm.BatchedLinear(1, 2, 1), nn.Flatten(1))
     D[0].weight.data[:] = torch.tensor([[2.0], [0.0]])  # D(x) = 2 x_0
     points = torch.tensor([[3.0, 1.0], [0.25, 0.0], [0.5, -1.0]])
-    steps = gm.arrows(D, points, gm.FORMS["least squares (Eq. 2)"][1])
+    steps = gm.arrows(D, points, gm.GENERATOR_LOSSES["least squares (Eq. 2)"][1])
     assert steps.tolist() == [[-10, 0], [1, 0], [0, 0]]  # -(D(x) - 1) * 2
-    steps = gm.arrows(D, points, gm.FORMS["sigmoid, non-saturating"][1])
+    steps = gm.arrows(D, points, gm.GENERATOR_LOSSES["sigmoid, non-saturating"][1])
     assert torch.allclose(steps[:, 0], 2 * torch.sigmoid(-2 * points[:, 0]))
-    steps = gm.arrows(D, points, gm.FORMS["sigmoid, saturating (Eq. 1)"][1])
+    steps = gm.arrows(D, points, gm.GENERATOR_LOSSES["sigmoid, saturating (Eq. 1)"][1])
     assert torch.allclose(steps[:, 0], 2 * torch.sigmoid(2 * points[:, 0]))
 
 
 def test_figure_2_least_squares_is_flat_at_one_point_cross_entropy_for_all_large_answers(tmp_path):
     answers = torch.linspace(-10, 10, 201)
+    for name in ("sigmoid", "ls"):
+        values = [g_loss(answers).mean() for loss, g_loss in gm.GENERATOR_LOSSES.values() if loss == name]
+        assert torch.allclose(values[0], gm.generator_loss(answers, name))  # the loss that training uses
     flat = {}
-    for form, (_, g_loss) in gm.FORMS.items():
+    for form, (_, g_loss) in gm.GENERATOR_LOSSES.items():
         values, slopes = gm.loss_curve(answers, g_loss)
         assert torch.allclose(values.diff() / 0.1, (slopes[1:] + slopes[:-1]) / 2, atol=0.01)
         flat[form] = answers[slopes.abs() < 0.01].tolist()

@@ -190,7 +190,7 @@ real, z, more = torch.rand(6, 3, 16, 16), torch.rand(6, 4), {}
 """,
     ),
     "gaussian_mixture": (
-        "LOSSES Linear init_weights discriminator_loss generator_loss",
+        "LOSSES BatchedLinear init_weights discriminator_loss generator_loss",
         """
 G, D = Generator(models=2, z_dim=4), Discriminator(models=2)
 real, z, more = torch.rand(2, 6, 2), torch.rand(2, 6, 4), {}

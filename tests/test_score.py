@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 from data import DataError, score
 from data.characters import open_characters
 from data.rooms import room
-from data.score import Labelled, Network, features, halves, load_classifier, make_extractor
+from data.score import Labelled, Network, features, load_classifier, make_extractor, split_train_test
 
 METRICS = ("FID", "KID", "KID std", "precision", "recall", "diversity")
 
@@ -129,7 +129,7 @@ def test_too_few_pictures_are_named_with_what_it_takes(seen, rooms):
             score.compare(seen["noise"][:fake], seen["real"][:real])
     found = score.compare(seen["more real"][:255], seen["real"])
     assert np.isnan(found["FID"]) and abs(found["KID"]) < 1
-    found = score.figures(rooms[260:515], make_extractor("random", 32), seen["real"], "cpu")
+    found = score.score_set(rooms[260:515], make_extractor("random", 32), seen["real"], "cpu")
     assert found["FID (random)"] == "needs 256 pictures on both sides"
     assert found["pictures"] == "255 generated, 260 real"
 
@@ -269,13 +269,13 @@ def test_processes_that_ask_at_once_train_one_classifier(rooms, cache, capfd):
     assert capfd.readouterr().err.count("training") == 1 and len(kept(cache)) == 1
 
 
-def test_halves_keep_one_fifth_away_from_training(rooms):
-    train, test = halves(rooms[:20], np.arange(20) // 10)
+def test_split_keeps_one_fifth_away_from_training(rooms):
+    train, test = split_train_test(rooms[:20], np.arange(20) // 10)
     assert len(train.labels) == 16 and test.labels.tolist() == [0, 0, 1, 1]
     assert np.array_equal(test.pictures[np.arange(4)], rooms[[4, 9, 14, 19]])
     for labels in (None, np.zeros(20, int)):  # one class, a folder in a folder, is none
         with pytest.raises(DataError, match="labelled pictures"):
-            halves(rooms[:20], labels)
+            split_train_test(rooms[:20], labels)
 
 
 # ---------------------------------------------------------------- readability
@@ -286,8 +286,8 @@ def test_real_characters_are_read_like_real_characters(reader):
         found["top-1, real"]
         == found["top-1, generated"]
         == (
-            net.hits / len(test.labels),
-            *score.wilson(net.hits, len(test.labels)),
+            net.correct / len(test.labels),
+            *score.wilson(net.correct, len(test.labels)),
         )
     )
     assert found["top-1, real"][0] > 0.9 and found["top-5, generated"][0] == 1
@@ -308,6 +308,13 @@ def test_one_drawing_a_class_is_readable_and_not_diverse(reader):
     assert found["diversity in a class"] == 0 and found["classes"] == "2 of 3"
 
 
+def test_diversity_needs_two_pictures_of_a_class(reader):
+    net, test = reader
+    firsts = np.array([np.flatnonzero(test.labels == label)[0] for label in range(2)])
+    found = score.readability(test.pictures[firsts], test.labels[firsts], net, test)
+    assert np.isnan(found["diversity in a class"])
+
+
 def test_diversity_in_a_class_is_the_root_mean_square_distance(reader):
     net, test = reader
     fake, real = (test.pictures[test.labels == 2][part].astype(float) for part in (slice(6), slice(None)))
@@ -326,7 +333,7 @@ def test_real_handwriting_is_learned(real_data):
     spec = real_data / "hanzi" / "hwdb1.1_100x100"
     train, test = (open_characters(str(spec), split=split) for split in ("train", "test"))
     net = load_classifier(train, test)
-    assert net.hits / len(test.labels) > 0.93, net.title
+    assert net.correct / len(test.labels) > 0.93, net.title
 
 
 # ---------------------------------------------------------------- copies
@@ -434,6 +441,13 @@ def test_many_files_make_one_table_and_a_curve(rooms, tmp_path, capsys, monkeypa
     assert drawn[0][1] == pytest.approx([float(row[1]) for row in rows], rel=1e-3)
     with Image.open("curve.png") as curve:
         assert curve.width > 500
+
+
+def test_files_of_folders_without_a_step_stand_side_by_side():
+    """A number in a folder's name need not be a step: here it is the seed."""
+    paths = [Path(f"runs/lsgan_scenes-rooms-ls-seed{seed}/samples.npy") for seed in (7, 3)]
+    assert score.places_of(paths) == ([1, 2], "file")
+    assert score.places_of([Path("run/step_00000200/samples.npy")]) == ([200], "step")
 
 
 def test_kid_ranks_where_one_file_is_too_small_for_fid(rooms, tmp_path, capsys):
