@@ -47,7 +47,11 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--data", default="rooms", help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms")
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
     add("--limit", type=at_least(0), default=0, help="use only so many pictures, spread evenly; 0: all")
-    add("--workers", type=at_least(0), help="processes that read pictures; unset: one a core, at most 16")
+    add(
+        "--workers",
+        type=at_least(0),
+        help="data workers of a process; unset: its share of the cores, at most 16",
+    )
     add("--augment", type=zero_to_one, default=0.0, help="strength of DiffAugment, 0 to 1; 0: off")
     add = parser.add_argument_group("model").add_argument
     add("--size", type=multiple_of(16), default=112, help="side of the pictures, a multiple of 16")

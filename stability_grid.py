@@ -1,6 +1,6 @@
 """How stable is LSGAN? Settings x optimizers x losses x seeds, each judged by a rule: Figure 7, with counts.
 
-    python stability_grid.py --quick                                # toy rooms, seven minutes on a CPU
+    python stability_grid.py --quick                                # toy rooms, twelve minutes on two cores
     python stability_grid.py --data lsun/bedroom --gpu 0            # the paper's settings, ten seeds
     python stability_grid.py --data lsun/bedroom --gpu 0 --resume   # go on where it stopped
     python stability_grid.py --data cifar10 --size 32 --settings bn --optimizers adam   # ten models' scores
@@ -89,7 +89,11 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--data", default="rooms", help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms")
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
     add("--limit", type=at_least(0), default=0, help="use only so many pictures, spread evenly; 0: all")
-    add("--workers", type=at_least(0), help="processes that read pictures; unset: one a core, at most 16")
+    add(
+        "--workers",
+        type=at_least(0),
+        help="data workers of a process; unset: its share of the cores, at most 16",
+    )
     add = parser.add_argument_group("grid").add_argument
     add("--settings", type=some_of(list(SETTINGS)), default="bn_g,bn_gd", help=f"any of {','.join(SETTINGS)}")
     add("--optimizers", type=some_of(["adam", "rmsprop"]), default="adam,rmsprop", help="any of adam,rmsprop")
@@ -797,7 +801,8 @@ def train(args: Namespace) -> None:
             wait_for_rank_0(out, args)
 
         judge = Judge(pictures, images.labels, kind, args, device)
-        about = f"{len(images):,} pictures on {device} with torch {torch.__version__}: {saved}"
+        flags = " ".join(runs.as_flags(saved, saved))
+        about = f"{len(images):,} pictures, {device}, torch {torch.__version__}, {flags}"
         if rank == 0:
             print(f"{out}: {about}\n{judge.describe()}", flush=True)
 

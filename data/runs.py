@@ -133,7 +133,7 @@ def print_changes(before: dict, after: dict) -> None:
 
 
 def as_flags(saved: dict, known: dict) -> list[str]:
-    """A checkpoint's arguments as words of a command line, so that they are checked like any others."""
+    """Saved arguments as words of a command line: of a resumed run they are checked like any others."""
     flags = []
     for name, value in saved.items():
         flag = f"--{name}".replace("_", "-")

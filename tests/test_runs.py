@@ -971,6 +971,13 @@ def test_bad_data(script, run, tmp_path, damage):
     assert {**after, data / "lock.mdb": 0} == {**before, data / "lock.mdb": 0}
 
 
+@pytest.mark.parametrize("cores, processes, workers", [(8, 1, 8), (64, 1, 16), (64, 8, 8), (2, 8, 1)])
+def test_processes_share_the_cores_for_their_workers(monkeypatch, cores, processes, workers):
+    monkeypatch.setattr(runs.os, "cpu_count", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert runs.default_workers() == workers
+
+
 @pytest.mark.parametrize("script", ["lsgan_scenes"], indirect=True)
 def test_a_killed_data_worker_is_one_line(script, run, tmp_path, monkeypatch, with_workers):
     with monkeypatch.context() as patch:
