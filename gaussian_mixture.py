@@ -126,10 +126,12 @@ def mixture(layout="ring", modes=8, radius=1.0, doubled=True) -> tuple[Tensor, T
     return radius * torch.stack([angles.sin(), angles.cos()], 1), weights / weights.sum()
 
 
-def sample_mixture(centres: Tensor, weights: Tensor, std: float, n: int, rng: torch.Generator) -> Tensor:
+def sample_mixture(
+    centres: Tensor, weights: Tensor, std: float, n: int, generator: torch.Generator
+) -> Tensor:
     """Points [n, 2] of the mixture with these centres [modes, 2], probabilities [modes] and deviation."""
-    modes = torch.multinomial(weights, n, replacement=True, generator=rng)
-    return centres[modes] + std * torch.randn(n, 2, generator=rng, device=centres.device)
+    modes = torch.multinomial(weights, n, replacement=True, generator=generator)
+    return centres[modes] + std * torch.randn(n, 2, generator=generator, device=centres.device)
 
 
 def draw_chunk(seeds: range, chunk: int, z_dim: int, target: tuple, batch: int) -> tuple[Tensor, Tensor]:
@@ -138,9 +140,9 @@ def draw_chunk(seeds: range, chunk: int, z_dim: int, target: tuple, batch: int) 
     real = torch.empty(len(seeds), CHUNK, batch, 2, device=device)
     z = torch.empty(len(seeds), CHUNK, batch, z_dim, device=device)
     for s, seed in enumerate(seeds):
-        rng = torch_rng(seed, BATCHES, chunk, device)
-        real[s] = sample_mixture(*target, CHUNK * batch, rng).view(CHUNK, batch, 2)
-        z[s].normal_(generator=rng)
+        generator = torch_rng(seed, BATCHES, chunk, device)
+        real[s] = sample_mixture(*target, CHUNK * batch, generator).view(CHUNK, batch, 2)
+        z[s].normal_(generator=generator)
     return real, z
 
 
@@ -198,12 +200,12 @@ class Discriminator(nn.Sequential):
         )
 
 
-def init_weights(net: nn.Module, rngs: list[torch.Generator]) -> None:
-    """Orthogonal weights of gain 1.4, as in the authors' code, each model's from its own rng; biases 0."""
+def init_weights(net: nn.Module, generators: list[torch.Generator]) -> None:
+    """Orthogonal weights of gain 1.4, as in the authors' code; biases 0. A generator for each model."""
     for layer in net.modules():
         if isinstance(layer, BatchedLinear):
-            for weight, rng in zip(layer.weight.data, rngs, strict=True):
-                nn.init.orthogonal_(weight, gain=1.4, generator=rng)
+            for weight, generator in zip(layer.weight.data, generators, strict=True):
+                nn.init.orthogonal_(weight, gain=1.4, generator=generator)
             nn.init.zeros_(layer.bias)
 
 
@@ -423,9 +425,9 @@ GENERATOR_LOSSES = {
 }
 
 
-def draw_cloud(name: str, n: int, rng: torch.Generator) -> Tensor:
+def draw_cloud(name: str, n: int, generator: torch.Generator) -> Tensor:
     """Points [n, 2] around the centre of that name."""
-    return torch.tensor(CLOUD_CENTRES[name]) + CLOUD_STD * torch.randn(n, 2, generator=rng)
+    return torch.tensor(CLOUD_CENTRES[name]) + CLOUD_STD * torch.randn(n, 2, generator=generator)
 
 
 def linear_discriminator() -> nn.Module:
@@ -445,10 +447,10 @@ def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.M
         init_weights(D, [torch_rng(seed, INIT_D)])
         optimizer = torch.optim.Adam(D.parameters(), lr)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=steps)
-        rng = torch_rng(seed, FIGURE1, 1)  # both losses see the same points
+        generator = torch_rng(seed, FIGURE1, 1)  # both losses see the same points
         for _ in range(steps):
-            real = draw_cloud("real", 128, rng)
-            near = draw_cloud("near", 128, rng)
+            real = draw_cloud("real", 128, generator)
+            near = draw_cloud("near", 128, generator)
             d_loss = discriminator_loss(D(real[None]), D(near[None]), loss)
             optimizer.zero_grad()
             d_loss.backward()
@@ -488,8 +490,8 @@ def figure1_numbers(discriminators: dict[str, nn.Module], near: Tensor, far: Ten
 
 def figure1(args: Namespace) -> dict[str, dict]:
     """Prints Figure 1's numbers and draws figure1.png. Returns {D: {G's loss: {name: number}}}."""
-    rng = torch_rng(args.seed, FIGURE1)
-    clouds = {name: draw_cloud(name, 500, rng) for name in CLOUD_CENTRES}
+    generator = torch_rng(args.seed, FIGURE1)
+    clouds = {name: draw_cloud(name, 500, generator) for name in CLOUD_CENTRES}
     linear = train_discriminators(linear_discriminator, 0.03, args.seed)
     deep = train_discriminators(Discriminator, 0.002, args.seed)
     numbers = {
