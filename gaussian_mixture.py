@@ -431,7 +431,7 @@ def draw_cloud(name: str, n: int, generator: torch.Generator) -> Tensor:
 
 
 def linear_discriminator() -> nn.Module:
-    """Points [1, B, 2] -> D(x) = w.x + bias, [1, B]. Its distance from D(boundary) is proportional to x's."""
+    """Points [1, B, 2] -> D(x) = w.x + bias, [1, B]; its boundary is a straight line."""
     return nn.Sequential(BatchedLinear(1, 2, 1), nn.Flatten(1))
 
 

@@ -44,9 +44,9 @@ Device = torch.device | str
 class Network(nn.Module):
     """uint8 pictures [b, 3, size, size] -> features [b, d]; `head` makes them logits [b, classes]."""
 
-    def __init__(self, size: int, d: int, classes: int = 1, seed: int = 0):
+    def __init__(self, size: int, d: int, classes: int = 1, seed: int = 0, width: int = 32):
         super().__init__()
-        w = 64 if classes > 1000 else 32
+        w = width
         shrink = max(1, size // 28)  # larger pictures cost little more than 28x28
         c_in, layers = 3, []
         for c_out, stride in ((w, shrink), (w, 1), (2 * w, 2), (2 * w, 1), (4 * w, 2), (4 * w, 1)):
@@ -125,12 +125,12 @@ def split_train_test(pictures: Pictures, labels: np.ndarray | None) -> tuple[Lab
     return Labelled(Subset(pictures, train), labels[train]), Labelled(Subset(pictures, test), labels[test])
 
 
-def train_classifier(train: Labelled, device: Device = "cpu") -> Network:
-    """A network that tells the labels apart: AdamW, max(LEAST_STEPS, 8 * classes) steps of 128 pictures."""
+def train_classifier(train: Labelled, width: int, steps: int, device: Device = "cpu") -> Network:
+    """A network of that width that tells the labels apart, after so many steps of AdamW with 128 pictures."""
     random, labels = np.random.default_rng(0), torch.as_tensor(train.labels)
     classes = int(labels.max()) + 1
-    net = Network(fetch(train.pictures, np.arange(1)).shape[-1], 128, classes).to(device)
-    steps = max(LEAST_STEPS, 8 * classes)
+    size = fetch(train.pictures, np.arange(1)).shape[-1]
+    net = Network(size, 128, classes, width=width).to(device, memory_format=torch.channels_last)
     print(f"training a classifier of {classes:,} classes in {steps:,} steps", file=sys.stderr)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
@@ -160,7 +160,8 @@ def load_classifier(train: Labelled, test: Labelled, device: Device = "cpu") -> 
     classes = int(train.labels.max()) + 1
     made_of = hashlib.sha1(np.asarray(train.labels).tobytes() + some.tobytes()).hexdigest()
     path = cache_path(f"classifier-{made_of[:16]}.pt")  # other data, other file
-    net = Network(some.shape[-1], 128, classes)
+    width = 64 if classes > 1000 else 32
+    net = Network(some.shape[-1], 128, classes, width=width)
     lock = FileLock(f"{path}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +170,7 @@ def load_classifier(train: Labelled, test: Labelled, device: Device = "cpu") -> 
         pass  # where no lock can be made, each process trains its own
     try:
         if not read_classifier(path, net):
-            net = train_classifier(train, device)
+            net = train_classifier(train, width, max(LEAST_STEPS, 8 * classes), device)
             keep_classifier(path, net)
     finally:
         lock.release()
