@@ -30,7 +30,10 @@ WRITE_ERROR, NO_RANGES = 23, 33  # exit codes of curl
 
 # ---------------------------------------------------------------- transfer
 def ask_length(url: str) -> int | None:
-    """How many bytes the server says the file has. DataError if it has no such file, or a web page there."""
+    """How many bytes the server says the file has; None if it does not say, or cannot be reached now.
+
+    DataError if it has no such file, or a web page in its place.
+    """
     try:
         with urlopen(Request(url, method="HEAD"), timeout=60) as response:
             if response.headers.get_content_type() == "text/html":  # a login page or an apology
@@ -100,8 +103,8 @@ def fetch(url: str, target: Path, pauses: tuple = PAUSES) -> None:
         return
     print(f"{url} -> {target}", flush=True)
     length = ask_length(url)
-    if length is None or size_of(part) > length:  # nothing tells whether the part is a part of this file
-        part.unlink(missing_ok=True)
+    if length is not None and size_of(part) > length:  # no part of this file
+        part.unlink()
     if length is None or size_of(part) < length:
         copies = 2 if to_unpack else 1  # LSUN: the zip and what comes out of it
         need = copies * (length or 0) - size_of(part)

@@ -309,12 +309,29 @@ def test_a_part_longer_than_the_file_is_begun_again(run, site):
     assert_complete()
 
 
-def test_a_server_that_answers_no_head_request(run, site):
-    site.head = {"status": 501}
+@pytest.mark.parametrize("status", [501, 503])
+@pytest.mark.parametrize("arrived", [0, 1000, len(GOOD)])
+def test_a_server_that_answers_no_head_request_continues_a_part(run, site, status, arrived):
+    site.head = {"status": status}
     PART.parent.mkdir()
-    PART.write_bytes(b"what, nothing tells")
+    PART.write_bytes(GOOD[:arrived])
     assert run("lsun", "bedroom")[0] == 0
     assert_complete()
+
+
+def test_a_part_of_another_file_is_found_damaged(run, site):
+    site.head = {"status": 501}
+    PART.parent.mkdir()
+    PART.write_bytes(bytes(1000))
+    assert_refused(run("lsun", "bedroom"), "delete it and run the same command again")
+
+
+def test_no_connection_costs_no_part(run, site):
+    site.url = "http://127.0.0.1:9"
+    PART.parent.mkdir()
+    PART.write_bytes(GOOD[:1000])
+    assert_refused(run("lsun", "bedroom"), "what has arrived is kept")
+    assert PART.read_bytes() == GOOD[:1000]
 
 
 def test_more_promised_than_there_is(run, site):
