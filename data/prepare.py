@@ -74,7 +74,7 @@ def is_complete(path: Path, about: dict) -> bool:
 
 @contextlib.contextmanager
 def open_part(path: Path, length: int) -> Iterator[BinaryIO]:
-    """The empty file that becomes `path`, for this process alone; it does not outlive an error."""
+    """The empty file `path`.part, for this process alone. If it has not got its final name, it is removed."""
     part = Path(f"{path}.part")
     try:
         part.touch()
@@ -86,6 +86,9 @@ def open_part(path: Path, length: int) -> Iterator[BinaryIO]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise DataError(f"another data.prepare is writing {part}") from None
+        # Between open and flock another process may have finished, and given this very file its final name.
+        if not part.exists() or not os.path.samestat(os.fstat(file.fileno()), part.stat()):
+            raise DataError(f"another data.prepare has just finished with {part}: run the same command again")
         try:
             file.truncate(0)  # what a killed process left
             free = shutil.disk_usage(path.parent).free
@@ -95,9 +98,8 @@ def open_part(path: Path, length: int) -> Iterator[BinaryIO]:
                     f"too little space in {path.parent}: --limit takes fewer, --out another place"
                 )
             yield file
-        except BaseException:
+        finally:
             part.unlink(missing_ok=True)
-            raise
 
 
 def write_pictures(part: BinaryIO, images: Images) -> None:

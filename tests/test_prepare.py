@@ -282,6 +282,36 @@ def test_two_at_once(tmp_path, spec, capsys, monkeypatch):
     assert_complete(tmp_path, spec)
 
 
+def test_another_that_finishes_just_before_keeps_its_array(tmp_path, spec, capsys, monkeypatch):
+    """Our open file was its .part and has got its final name before we lock it."""
+    run(spec)
+    array, part = tmp_path / "x_16_squash.npy", tmp_path / "x_16_squash.npy.part"
+    content = array.read_bytes()
+    array.unlink()
+    flock = prepare.fcntl.flock
+
+    def late(file, how):
+        part.write_bytes(content)
+        part.rename(array)
+        flock(file, how)
+
+    monkeypatch.setattr(prepare.fcntl, "flock", late)
+    assert "run the same command again" in refused(capsys, spec)
+    assert array.read_bytes() == content
+
+
+def test_nothing_is_left_of_a_second_run_that_finds_the_array_complete(tmp_path, spec, monkeypatch):
+    """It finds that out when it has the lock."""
+    run(spec)
+    before, found = names(tmp_path), []
+    is_complete = prepare.is_complete
+    monkeypatch.setattr(
+        prepare, "is_complete", lambda *a: found.append(1) or len(found) > 1 and is_complete(*a)
+    )
+    run(spec)
+    assert len(found) == 2 and names(tmp_path) == before
+
+
 @pytest.mark.parametrize("gone", [False, True])
 def test_source_changed_while_it_was_read(tmp_path, monkeypatch, capsys, gone):
     spec = write_pictures(tmp_path / "x", [f"{i}.png" for i in range(N)])
