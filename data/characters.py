@@ -2,13 +2,13 @@
 
 import hashlib
 import io
+import re
 import struct
 import sys
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data import DataError, strokes
-from data.images import find_files, open_picture
+from data.images import find_files, open_picture, picture_extensions
 
+# GB2312 level 1: the 3,755 most frequent characters
 LEVEL1 = "".join(bytes((0xB0 + i // 94, 0xA1 + i % 94)).decode("gb2312") for i in range(3755))
 
 
@@ -43,8 +44,8 @@ class Characters(Dataset):
 
 
 class File(NamedTuple):
-    name: str  # for messages
-    place: str  # below the folder that the user named
+    name: str  # path; of a file in a zip file the zip file's path / its name there
+    place: str  # path below the folder that the user named
     size: int  # bytes
     open: Callable[[], BinaryIO]
 
@@ -66,7 +67,8 @@ def open_characters(
     per class, or "strokes" (toys). charset: of `.gnt` files keep the characters of GB2312 "level1", or "all".
     classes: keep the N with most train samples. fit: "squash" to 28x28 (authors: convert_icdar.py) or "pad"
     to a square first. split: "train", or "test" for held-out writers; both have the class ids of the training
-    files, in the order of their GBK codes. DataError for anything that is wrong with the data.
+    files, in the order of their GBK codes. Of "strokes" only classes (None: 100) and split count. Raises
+    DataError for anything that is wrong with the data.
     """
     check_one_of("fit", fit, ("squash", "pad"))
     check_one_of("charset", charset, ("level1", "all"))
@@ -76,7 +78,10 @@ def open_characters(
     if spec == "strokes":
         return draw_strokes(classes or 100, split)
 
-    train, test = split_files(Path(spec))
+    try:
+        train, test = split_files(Path(spec))
+    except OSError as error:
+        raise DataError(f"{spec} cannot be read ({error.strerror})") from error
     counts = Counter(name for name, _ in read_samples(train))
     table = choose_classes(counts, classes, charset if train[0].is_gnt else "all")
     ids = {name: label for label, name in enumerate(table)}
@@ -86,6 +91,8 @@ def open_characters(
         pixels += picture
 
     found = f"{spec}: {len(labels):,} samples of {len(table):,} classes to {split} on"
+    if not labels and table and split == "test":
+        raise DataError(f"{found}: of so few files none is held out")
     if not labels or len(table) < (classes or 1):
         raise DataError(f"{found}, but asked for {classes or 'all'} classes of charset {charset}")
     missing = set(range(len(table))) - set(labels)
@@ -124,29 +131,42 @@ def split_files(path: Path) -> tuple[list[File], list[File]]:
         raise DataError(f"nothing at {path.absolute()}; `python -m data.download hwdb1.0` gets HWDB1.0")
     found = list_files(path)
     files = list_gnt(path, found)
-    held_out = {file.name for file in files if "test" in file.place.lower() or "tst" in file.place.lower()}
+    held_out = {file.name for file in files if is_test(file.place)}
     if not files:
         files = list_pictures(found)
+    if not files:
+        raise DataError(f"nothing to train on in {path}: no .gnt files, zip files of them, or class folders")
     if not held_out:
-        for _, group in groupby(files, key=lambda file: file.is_gnt or file.folder):
-            names = [file.name for file in group]
-            held_out.update(names[1:][-max(1, len(names) // 5) :])
+        groups = defaultdict(list)  # .gnt files, one a writer; or the pictures of each class
+        for file in files:
+            groups[".gnt" if file.is_gnt else file.folder].append(file.name)
+        for names in groups.values():
+            fifth = max(1, len(names) // 5) if len(names) > 1 else 0
+            held_out.update(names[len(names) - fifth :])
     train = [file for file in files if file.name not in held_out]
     if not train:
-        raise DataError(f"nothing to train on in {path}: no .gnt files, zip files of them, or class folders")
+        raise DataError(f"nothing to train on in {path}: by their names all files are test files")
     return train, [file for file in files if file.name in held_out]
+
+
+def is_test(place: str) -> bool:
+    """Whether a path names a test set, as Gnt1.0Test.zip and HWDB1.0tst_gnt do; not as part of a word."""
+    words = re.findall("[A-Z]?[a-z]+|[A-Z]+", place)
+    return any(word.lower() in ("test", "tst") for word in words)
 
 
 def list_files(path: Path) -> list[File]:
     """All regular files below a folder, by their paths; or the one file that path is."""
-    places = sorted(find_files(path), key=lambda place: place[0].split("/"))
     if path.is_file():
-        places, path = [(path.name, path.stat())], path.parent
+        places = [(path.name, path.stat())]
+        path = path.parent
+    else:
+        places = sorted(find_files(path), key=lambda place: place[0].split("/"))
     files = []
     for place, about in places:
         if about is not None:
             name = str(path / place)
-            files.append(File(name, place, about.st_size, partial(open, name, "rb", 0)))
+            files.append(File(name, place, about.st_size, partial(open, name, "rb", buffering=0)))
     return files
 
 
@@ -171,10 +191,10 @@ def list_zip(file: File) -> list[File]:
     files = []
     for member in archive.infolist():
         name = f"{file.name}/{member.filename}"
-        ending = name.lower()[-4:]
-        if ending in (".alz", ".zip"):
+        extension = name.lower()[-4:]
+        if extension in (".alz", ".zip"):
             raise DataError(f"{name!r}: unpack this too (.alz: with `unalz`), then move {file.name} away")
-        if ending == ".gnt" and "__MACOSX" not in name:
+        if extension == ".gnt" and "__MACOSX" not in name:
             if member.file_size > 20 * member.compress_size:  # handwriting shrinks to a third or a quarter
                 raise DataError(f"zip bomb {name!r}: {member.file_size} bytes in {member.compress_size}")
             place = f"{file.place}/{member.filename}"
@@ -184,12 +204,11 @@ def list_zip(file: File) -> list[File]:
 
 def list_pictures(found: list[File]) -> list[File]:
     """The pictures in the class folders; tells of the other files."""
-    endings = tuple(Image.registered_extensions())
-    files = [file for file in found if file.place.count("/") == 1 and file.name.lower().endswith(endings)]
+    extensions = tuple(picture_extensions())
+    files = [file for file in found if file.place.count("/") == 1 and file.name.lower().endswith(extensions)]
     if files and len(files) < len(found):
-        print(
-            f"{len(found) - len(files):,} files are not read: no pictures in a class folder", file=sys.stderr
-        )
+        skipped = len(found) - len(files)
+        print(f"{skipped:,} files are skipped: they are not pictures in a class folder", file=sys.stderr)
     return files
 
 
@@ -243,11 +262,14 @@ def read_gnt(stream: BinaryIO) -> Iterator[tuple[str, Image.Image]]:
     """
     offset = 0
     while header := stream.read(10):
-        size, tag, width, height = struct.unpack("<I2sHH", header.ljust(10, b"\0"))
-        sound = size == 10 + width * height > 10 and max(width, height) <= 4096
-        pixels = stream.read(width * height) if sound else b""
-        if not sound or len(pixels) < width * height:
-            raise ValueError(f"byte {offset}: damaged or cut off record (size {size}, {width}x{height})")
+        if len(header) < 10:
+            raise ValueError(f"byte {offset}: cut off record")
+        size, tag, width, height = struct.unpack("<I2sHH", header)
+        if not (0 < width <= 4096 and 0 < height <= 4096 and size == 10 + width * height):
+            raise ValueError(f"byte {offset}: damaged record (size {size}, {width}x{height})")
+        pixels = stream.read(width * height)
+        if len(pixels) < width * height:
+            raise ValueError(f"byte {offset}: cut off record (size {size}, {width}x{height})")
         yield name_of(tag), Image.frombuffer("L", (width, height), pixels, "raw", "L", 0, 1)
         offset += size
 

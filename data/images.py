@@ -3,10 +3,10 @@
 import contextlib
 import functools
 import hashlib
-import importlib
 import io
 import json
 import os
+import shlex
 import sys
 import threading
 import time
@@ -19,6 +19,7 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import torch
+import torchvision  # noqa: F401  (for its decoders in torch.ops.image)
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,8 +28,6 @@ from tqdm import tqdm
 from data import DataError
 from data.rooms import room
 from data.runs import write_file
-
-importlib.import_module("torchvision")  # which loads the decoders, torch.ops.image
 
 BATCH = 64  # pictures that a thread of decode_all reads together
 UNCHANGED = 0  # for torchvision's decoders: the channels that are in the file
@@ -46,7 +45,7 @@ def open_images(spec: str, size: int, fit: str = "squash", limit: int | None = N
     pictures, an array of data.prepare, `cifar10` (downloaded if need be), or `rooms` (toys, drawn on demand).
     fit: `squash` = bilinear, no crop, as the authors do (convert_lsun.py); `crop` = shorter side to size,
     then the centre. EXIF turns are applied (LSUN has none), transparent parts become white.
-    limit: so many, evenly spread: data sorted by class keep all their classes.
+    limit: so many, evenly spread, so that data sorted by class keep all but their smallest classes.
 
     An array prepared from the same pictures, at this size and fit, is used if it stands beside them (they may
     be gone). Raises DataError if there are no pictures or they cannot be read.
@@ -56,11 +55,15 @@ def open_images(spec: str, size: int, fit: str = "squash", limit: int | None = N
     if path.exists():
         problem = find_problem(path, source, size, limit) if source else None
         if problem:
-            again = f"rm {path}; python -m data.prepare {spec} --size {size} --fit {fit}"
+            again = f"rm {shlex.quote(str(path))}; python -m data.prepare {shlex.quote(spec)}"
+            again += f" --size {size} --fit {fit}"
             print(f"data: not using {path}, as {problem}; to make it again: {again}", file=sys.stderr)
         else:
             source = Array(path, size)
-            print(f"data: using {path}", file=sys.stderr)
+            part = (
+                f", which holds {source.limit:,} pictures only" if source.limit not in (None, limit) else ""
+            )
+            print(f"data: using {path}{part}", file=sys.stderr)
     if source is None:
         looked = f"looked for pictures in {spec}, {spec}_train_lmdb/data.mdb and {path}"
         hint = "; python -m data.download lsun CATEGORY gets LSUN" if "lsun" in spec.lower() else ""
@@ -80,6 +83,8 @@ def find_problem(path: Path, source: "Source", size: int, limit: int | None) -> 
         array = Array(path, size)
     except DataError as error:
         return str(error)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
     if array.fingerprint != source.fingerprint:
         return "the pictures have changed since it was made"
     if array.limit not in (None, limit):
@@ -91,7 +96,7 @@ class Images(torch.utils.data.Dataset):
     """Pictures that are read when asked for; see open_images.
 
     labels: int64 [n], and classes: the sorted names, if every key or path is CLASS/..., else None.
-    fingerprint: changes with the pictures. nbytes: of all of them, decoded.
+    fingerprint: of the source. nbytes: of all of them, decoded.
     bad: the places of those that did not decode in this process; the next one that does stood in.
     """
 
@@ -123,7 +128,8 @@ class Images(torch.utils.data.Dataset):
         batch = torch.empty(len(indices), self.size, self.size, 3, dtype=torch.uint8)
         with self.source.reading() as read:
             for place, index in zip(batch, indices):
-                place.copy_(self._picture(read, range(len(self))[index]))
+                index = range(len(self))[index]  # counts from the end if negative; IndexError beyond
+                place.copy_(self._picture(read, index))
         return batch
 
     def _picture(self, read: Callable, index: int) -> Tensor:
@@ -143,7 +149,7 @@ class Images(torch.utils.data.Dataset):
                         print(f"data: {problem}; the next one stands in, as for all like it", file=sys.stderr)
                     self.bad.add(index)
             return picture
-        raise DataError(f"{problem}, nor do the 99 after it: are these pictures?")
+        raise DataError(f"{problem}, nor do the next 99: are these pictures?")
 
 
 def decode_all(images: Images) -> Tensor:
@@ -161,7 +167,10 @@ def decode_all(images: Images) -> Tensor:
 
 
 def read_all(images: Images, put: Callable[[int, Tensor], None]) -> None:
-    """Calls put(start, batch) for batches of all the pictures, in one thread a core, in any order."""
+    """Calls put(start, batch) for batches of all the pictures, from several threads at once, in any order.
+
+    Raises what put raises, and DataError for pictures that do not decode.
+    """
 
     def read(start):
         batch = images[range(start, min(start + BATCH, len(images)))]
@@ -270,6 +279,8 @@ def find_source(spec: str, size: int) -> "Source | None":
         sets = sorted(path.glob("*_lmdb"))
         if sets:
             raise DataError(f"{path} holds data sets, name one of them: {', '.join(map(str, sets))}")
+        if not path.exists():
+            return None
         folder = Folder(path)
     except OSError as error:
         raise DataError(f"{spec} cannot be read ({error.strerror})") from error
@@ -281,8 +292,9 @@ def find_source(spec: str, size: int) -> "Source | None":
 class Source:
     """Pictures with numbers; reading() gives the function that reads one.
 
-    Every kind has `path`, `fingerprint`, the number of pictures `n`, and name(row) for messages. It survives
-    fork and pickling.
+    Every kind has `path`, the number of pictures `n`, name(row) for messages, and a `fingerprint`, which
+    changes with the data, as far as that can be seen without reading everything. It survives fork and
+    pickling.
     """
 
     n: int
@@ -294,6 +306,9 @@ class Source:
     def reading(self) -> Iterator[Callable[[int], bytes | np.ndarray]]:
         """A function: row -> an encoded picture, or pixels uint8 [height, width, 3]."""
         yield self.read
+
+    def read(self, row: int) -> bytes | np.ndarray:
+        raise NotImplementedError
 
     def name(self, row: int) -> str:
         return f"picture {row:,}"
@@ -340,6 +355,8 @@ class Array(Source):
     def __init__(self, path: Path, size: int):
         try:
             array = np.lib.format.open_memmap(path, mode="r")  # unpickles nothing, believes no header
+        except OSError:
+            raise  # cannot be read: the caller says why
         except Exception as error:  # a damaged file fails in any way it likes
             raise DataError(f"{path} is no folder, LMDB directory or whole array of data.prepare") from error
         if array.dtype != np.uint8 or array.shape[1:] != (size, size, 3) or not len(array):
@@ -356,16 +373,18 @@ class Array(Source):
     @contextlib.contextmanager
     def reading(self):
         length = self.size * self.size * 3
-
-        def read(row):  # at once, not page after page, as from a mapped file: 5 times as fast from the disk
-            data = bytearray(os.pread(file.fileno(), length, self.offset + int(row) * length))
-            return np.frombuffer(data, np.uint8).reshape(self.size, self.size, 3)
-
         try:
             file = open(self.path, "rb")
         except OSError as error:
             raise DataError(f"{self.path} cannot be read ({error.strerror})") from error
         with file:
+
+            def read(
+                row,
+            ):  # at once, not page after page, as from a mapped file: 5 times as fast from the disk
+                data = bytearray(os.pread(file.fileno(), length, self.offset + int(row) * length))
+                return np.frombuffer(data, np.uint8).reshape(self.size, self.size, 3)
+
             yield read
 
 
@@ -396,17 +415,17 @@ class Folder(Source):
 
     def __init__(self, path: Path):
         self.path = path
-        endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        extensions = picture_extensions()
         digest, names, unread = hashlib.sha1(), [], Counter()
         for name, about in sorted(find_files(path)):
-            ending = os.path.splitext(name)[1].lower()
+            extension = os.path.splitext(name)[1].lower()
             if about is None:
                 unread["that are no regular files"] += 1
-            elif ending in endings:
+            elif extension in extensions:
                 names.append(os.fsencode(name))
                 digest.update(b"%s %d %d\n" % (names[-1], about.st_size, about.st_mtime_ns))
             else:
-                unread[ending or "without an ending"] += 1
+                unread[extension or "without an extension"] += 1
         self.names, self.n, self.fingerprint = np.array(names, "S"), len(names), digest.hexdigest()
         self.labels, self.classes = split_labels(self.names)
         self.unread = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common())
@@ -418,24 +437,34 @@ class Folder(Source):
         return (self.path / self.name(row)).read_bytes()
 
 
+def picture_extensions() -> set[str]:
+    """Of the formats that Pillow reads: .jpg, .png, ..."""
+    return {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
 def find_files(top: Path) -> Iterator[tuple[str, os.stat_result | None]]:
     """Paths below `top` and what they are, None for what is no regular file. Hidden ones are left out.
 
-    Links to folders are followed when all real folders have been seen, and no folder is read twice.
+    Links to folders are followed when all real folders have been seen, and no folder is read twice. Raises
+    OSError for a folder that cannot be read.
     """
+
+    def fail(error: OSError) -> None:
+        raise error
+
     seen, waiting = set(), [str(top)]
     while waiting:
-        for place, folders, files in os.walk(waiting.pop(0)):
-            about = os.stat(place)
-            if (about.st_dev, about.st_ino) in seen or os.path.realpath(place) in NOT_FILES:
+        for here, folders, files in os.walk(waiting.pop(0), onerror=fail):
+            about = os.stat(here)
+            if (about.st_dev, about.st_ino) in seen or os.path.realpath(here) in NOT_FILES:
                 folders.clear()
                 continue
             seen.add((about.st_dev, about.st_ino))
             folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
-            for path in [os.path.join(place, name) for name in folders]:
+            for path in [os.path.join(here, name) for name in folders]:
                 if os.path.islink(path):
                     waiting.append(path)
-            for path in [os.path.join(place, name) for name in files if not name.startswith(".")]:
+            for path in [os.path.join(here, name) for name in files if not name.startswith(".")]:
                 about = os.stat(path) if os.path.isfile(path) else None
                 yield os.path.relpath(path, top), about
 
@@ -464,14 +493,15 @@ class Lmdb(Source):
 
     @contextlib.contextmanager
     def reading(self):
-        def read(row):
-            with env.begin() as txn:
-                value = txn.get(self.keys[row].removesuffix(END))
-            if value is None:
-                raise ValueError("the LMDB has lost this key")
-            return value
-
         with open_lmdb(self.path) as env:
+
+            def read(row):
+                with env.begin() as txn:
+                    value = txn.get(self.keys[row].removesuffix(END))
+                if value is None:
+                    raise ValueError("the LMDB has lost this key")
+                return value
+
             yield read
 
 

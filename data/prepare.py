@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,9 @@ def is_complete(path: Path, about: dict) -> bool:
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
         same = False
     if not same:
-        raise DataError(f"{path} exists and holds other pictures: rm {path}, or give another --out")
+        raise DataError(
+            f"{path} exists and holds other pictures: rm {shlex.quote(str(path))}, or give another --out"
+        )
     print(f"{path} is complete")
     return True
 

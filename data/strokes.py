@@ -86,8 +86,9 @@ def write(strokes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The strokes as a hand writes them: float32 [x and y, strokes, 3], in pixels."""
     points = strokes.transpose(2, 0, 1)
     points = points + rng.normal(0, 0.025, (2, points.shape[1], 1)) + rng.normal(0, 0.015, points.shape)
-    slant_and_tilt = rng.normal(0.06, 0.08, (2, 1, 1))
-    points = points - slant_and_tilt * points[::-1]
+    x, y = points
+    slant, tilt = rng.normal(0.06, 0.08, 2)
+    points = np.stack([x - slant * y, y - tilt * x])
     # Stretched until it fills the picture but for small margins: real handwriting is cut out tightly, too.
     low, high = points.min((1, 2), keepdims=True), points.max((1, 2), keepdims=True)
     before, after = rng.uniform(1, 3.5, (2, 2, 1, 1))  # margins: left and above, right and below
@@ -106,8 +107,11 @@ def distance_to(lines: np.ndarray) -> np.ndarray:
 
 
 def draw_all(classes: int, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 [n, 28, 28] and labels int64 [n]: 10 to 100 drawings a class, a fifth for `test`."""
-    if classes > 3740:
+    """Pictures uint8 [n, 28, 28] and labels int64 [n].
+
+    split: "train", 10 to 100 drawings a class; "test", other ones, a fifth as many.
+    """
+    if classes > 3740:  # as many as HWDB1.0 has
         raise DataError(f"toy strokes have 3,740 classes at most, not {classes}")
     samples = min(max(10, 10_000 // classes), 100)
     if split == "train":

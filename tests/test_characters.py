@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data import DataError
-from data.characters import LEVEL1, File, open_characters, read_gnt, read_samples, shrink
+from data.characters import LEVEL1, File, is_test, open_characters, read_gnt, read_samples, shrink
 
 REAL = Path(os.environ.get("LSGAN_DATA", "")) / "hanzi" / "hwdb1.1_100x100"
 needs_real = pytest.mark.skipif(
@@ -276,7 +276,7 @@ def test_released_test_files_are_held_out_wherever_they_are(tmp_path):
     for root in (tmp_path / "folders", zips):
         assert len(open_characters(str(root))) == 40
         assert raw(open_characters(str(root), split="test").pictures) == [shrunk(noise(7))]
-    assert "nothing to train on" in fails(str(zips / "Gnt1.0Test.zip"))
+    assert "all files are test files" in fails(str(zips / "Gnt1.0Test.zip"))
     assert "nothing to train on" in fails(str(tmp_path / "empty")) if (tmp_path / "empty").mkdir() else True
 
 
@@ -363,6 +363,30 @@ def test_folders_without_characters_say_what_was_looked_for(tmp_path):
 def test_unknown_settings_are_refused(tmp_path):
     for wrong in ({"fit": "crop"}, {"charset": "big5"}, {"split": "val"}):
         assert str(*wrong.values()) in fails(str(writers(tmp_path)), **wrong)
+
+
+def test_a_path_that_cannot_be_looked_at(tmp_path):
+    assert "cannot be read (File name too long)" in fails("x" * 300)
+
+
+def test_one_file_holds_nothing_out(tmp_path):
+    write(tmp_path, "001.gnt", record("永", noise(1)))
+    assert "none is held out" in fails(str(tmp_path), split="test")
+
+
+@pytest.mark.parametrize(
+    "place, test",
+    [
+        ("Gnt1.0Test.zip/1.gnt", True),
+        ("HWDB1.0tst_gnt/1.gnt", True),
+        ("test/1.gnt", True),
+        ("latest/1.gnt", False),
+        ("contest/1.gnt", False),
+        ("Gnt1.0TrainPart1.zip/1.gnt", False),
+    ],
+)
+def test_what_names_a_test_set(place, test):
+    assert is_test(place) is test
 
 
 def test_a_damaged_file_is_named_with_the_offset(tmp_path):

@@ -1,5 +1,6 @@
 """data.images: which pictures are found, which pixels come out, and one line for everything that is wrong."""
 
+import errno
 import faulthandler
 import io
 import json
@@ -651,13 +652,36 @@ def test_links_to_folders_are_followed_once(tmp_path):
     assert dataset.classes == ["a", "b", "c"] and len(dataset) == 3
 
 
+def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
+    spec = write_pictures(tmp_path / "x", ["a/1.png", "b/2.png"])
+    scandir = os.scandir
+
+    def locked(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert "cannot be read (Permission denied)" in complaint(spec)
+
+
+def test_a_command_in_a_message_can_be_pasted(tmp_path, capsys):
+    """Although there is a space in the name."""
+    spec = write_pictures(tmp_path / "My Photos", ["a.png", "b.png"])
+    prepared = tmp_path / "My Photos_16_squash.npy"
+    np.save(prepared, np.zeros((2, 16, 16, 3), np.uint8))
+    open_images(spec, 16)
+    said = capsys.readouterr().err
+    assert f"rm '{prepared}'; python -m data.prepare '{spec}' --size 16" in said
+
+
 def test_files_that_are_not_read_are_counted_by_kind(tmp_path, capsys):
     spec = write_pictures(tmp_path / "x", ["a.png", "b.JPG"])
     for name in ("1.NEF", "2.nef", "3.heic", "README"):
         (tmp_path / "x" / name).write_bytes(b"content")
     open_images(spec, 16)
     said = capsys.readouterr().err
-    assert "2 pictures; not read: 2 .nef, 1 .heic, 1 without an ending" in said
+    assert "2 pictures; not read: 2 .nef, 1 .heic, 1 without an extension" in said
     write_pictures(tmp_path / "y", ["a.png"])
     open_images(str(tmp_path / "y"), 16)
     assert "not read" not in capsys.readouterr().err

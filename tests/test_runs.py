@@ -1004,7 +1004,7 @@ def test_truncated_pictures_are_replaced(run, tmp_path, monkeypatch, in_memory):
 @pytest.mark.parametrize("script", ["lsgan_scenes"], indirect=True)
 @pytest.mark.parametrize(
     "broken, files, workers, reason",
-    [(301, 1000, 2, "nor do the 99 after it"), (0, 20, 2, "Too many open files"), slow(0, 30, 8, "Too many")],
+    [(301, 1000, 2, "nor do the next 99"), (0, 20, 2, "Too many open files"), slow(0, 30, 8, "Too many")],
 )
 def test_the_process_ends_after_an_error_in_a_data_worker(script, tmp_path, broken, files, workers, reason):
     """The real process: 300 broken pictures in a row, or too few files that it may open at once."""
