@@ -283,7 +283,7 @@ def test_what_a_run_leaves_behind(run):
     table = Path("out/table.md").read_text()
     assert (
         "judged by brightness" in table
-        and "'steps': 3" in table
+        and "--steps=3" in table
         and table.endswith(out[out.index("| setting, optimizer") :][:-1])
     )
 
