@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -19,7 +20,6 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import torch
-import torchvision  # noqa: F401  (for its decoders in torch.ops.image)
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,6 +28,8 @@ from tqdm import tqdm
 from data import DataError
 from data.rooms import room
 from data.runs import write_file
+
+importlib.import_module("torchvision")  # loads its decoders, torch.ops.image
 
 BATCH = 64  # pictures that a thread of decode_all reads together
 UNCHANGED = 0  # for torchvision's decoders: the channels that are in the file
@@ -60,10 +62,9 @@ def open_images(spec: str, size: int, fit: str = "squash", limit: int | None = N
             print(f"data: not using {path}, as {problem}; to make it again: {again}", file=sys.stderr)
         else:
             source = Array(path, size)
-            part = (
-                f", which holds {source.limit:,} pictures only" if source.limit not in (None, limit) else ""
-            )
-            print(f"data: using {path}{part}", file=sys.stderr)
+            print(f"data: using {path}", file=sys.stderr)
+            if source.limit not in (None, limit):  # nothing to make it again from
+                print(f"data: it holds {source.limit:,} pictures only", file=sys.stderr)
     if source is None:
         looked = f"looked for pictures in {spec}, {spec}_train_lmdb/data.mdb and {path}"
         hint = "; python -m data.download lsun CATEGORY gets LSUN" if "lsun" in spec.lower() else ""
@@ -379,9 +380,8 @@ class Array(Source):
             raise DataError(f"{self.path} cannot be read ({error.strerror})") from error
         with file:
 
-            def read(
-                row,
-            ):  # at once, not page after page, as from a mapped file: 5 times as fast from the disk
+            def read(row):
+                # At once, not page after page as from a mapped file: 5 times as fast from the disk
                 data = bytearray(os.pread(file.fileno(), length, self.offset + int(row) * length))
                 return np.frombuffer(data, np.uint8).reshape(self.size, self.size, 3)
 

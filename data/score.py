@@ -46,15 +46,20 @@ class Network(nn.Module):
 
     def __init__(self, size: int, d: int, classes: int = 1, seed: int = 0, width: int = 32):
         super().__init__()
-        w = width
         shrink = max(1, size // 28)  # larger pictures cost little more than 28x28
         c_in, layers = 3, []
-        for c_out, stride in ((w, shrink), (w, 1), (2 * w, 2), (2 * w, 1), (4 * w, 2), (4 * w, 1)):
+        for factor, stride in ((1, shrink), (1, 1), (2, 2), (2, 1), (4, 2), (4, 1)):
+            c_out = factor * width
             kernel = max(3, 2 * stride - 1)
             conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False)
             layers += [conv, nn.BatchNorm2d(c_out), nn.ReLU()]
             c_in = c_out
-        layers += [nn.AdaptiveMaxPool2d(3), nn.Flatten(), nn.Linear(36 * w, d, bias=False), nn.BatchNorm1d(d)]
+        layers += [
+            nn.AdaptiveMaxPool2d(3),
+            nn.Flatten(),
+            nn.Linear(36 * width, d, bias=False),
+            nn.BatchNorm1d(d),
+        ]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(d, classes, bias=False)
         generator = torch.Generator().manual_seed(seed)

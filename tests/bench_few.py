@@ -16,10 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel
+from bench_readability import draw, load_generators
 from tqdm import tqdm
 
-import lsgan_cond_chars as chars
 from data import runs
 from data.characters import open_characters
 from data.score import Labelled, Network, count_correct, features, fetch
@@ -27,18 +26,10 @@ from data.score import Labelled, Network, count_correct, features, fetch
 
 def draw_generated(checkpoint, saved, classes, n, device):
     """n generated characters of every class."""
-    G = chars.Generator(classes, saved["width"], saved["z_dim"]).to(device)
-    if saved["ema"]:
-        averaged = AveragedModel(G)
-        runs.load_checkpoint(checkpoint, {"ema": averaged})
-        G = averaged.module
-    else:
-        runs.load_checkpoint(checkpoint, {"G": G})
-    labels, pictures = torch.arange(classes).repeat_interleave(n), []
-    for i, y in enumerate(labels.split(64)):
-        z = chars.noise(64, saved["z_dim"], 0, chars.SAMPLE, i)[: len(y)]
-        pictures.append(chars.generate(G, z.to(device), y.to(device))[..., 0])
-    return Labelled(torch.cat(pictures), labels)
+    generators = load_generators(checkpoint, runs.load_checkpoint(checkpoint))
+    G = generators.get("average", generators["weights"])
+    labels = torch.arange(classes).repeat_interleave(n)
+    return Labelled(draw(G, saved["z_dim"], labels, 0, device), labels)
 
 
 def draw_real(data, n, seed):

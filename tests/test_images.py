@@ -22,6 +22,7 @@ from torchvision import datasets, transforms
 
 from data import DataError, images
 from data.images import decode_all, fit_picture, open_images
+from data.prepare import prepare
 
 REAL = os.environ.get("LSGAN_DATA")
 needs_real = pytest.mark.skipif(not REAL, reason="LSGAN_DATA names no folder with real pictures")
@@ -673,6 +674,16 @@ def test_a_command_in_a_message_can_be_pasted(tmp_path, capsys):
     open_images(spec, 16)
     said = capsys.readouterr().err
     assert f"rm '{prepared}'; python -m data.prepare '{spec}' --size 16" in said
+
+
+def test_a_part_that_was_prepared_says_so_when_the_pictures_are_gone(tmp_path, capsys):
+    spec = write_pictures(tmp_path / "x", [f"{name}.png" for name in "abcd"])
+    prepare(spec, 16, limit=3)
+    shutil.rmtree(spec)
+    assert len(open_images(spec, 16)) == 3
+    assert "it holds 3 pictures only" in capsys.readouterr().err
+    open_images(spec, 16, limit=3)
+    assert "only" not in capsys.readouterr().err
 
 
 def test_files_that_are_not_read_are_counted_by_kind(tmp_path, capsys):
