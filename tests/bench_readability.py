@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision.utils import save_image
 
 import lsgan_cond_chars as chars
-from data import runs
+from data import one_line_errors, runs
 from data.characters import open_characters
 from data.score import count_correct, features, train_classifier
 
@@ -106,4 +106,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("bench_readability"):
+        main()
