@@ -35,8 +35,8 @@ from data.runs import at_least, below_one, not_empty, some_of
 
 BATCH = 512  # points a step, the authors'
 CHUNK = 10  # steps whose data are drawn at once, which is faster
-MEASURED = 2500  # points that the measures are taken of
-DRAWN = 5120  # points of Figure 8
+MEASURED = 2500  # points of a model for measure()
+DRAWN = 5120  # points of a panel of Figure 8
 MIN_POINTS = 20  # of MEASURED that make a mode hit
 SNAPSHOT_EVERY = 5000  # steps between the columns of Figure 8, as in the authors' code
 MEASURES = ["d_loss", "g_loss", "modes", "share", "basins", "divergence"]  # the last four: see measure()
@@ -46,18 +46,18 @@ INIT_G, INIT_D, BATCHES, EVALUATION, FIGURE1 = range(5)  # independent streams o
 
 # ---------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> Namespace:
-    """The command line `argv`, by default the program's own; on --resume a checkpoint gives the defaults."""
+    """Parses argv, by default sys.argv[1:]. With --resume the checkpoint gives the defaults."""
     parser = make_parser(Path(__file__).name, "LSGAN in two dimensions (Figures 1, 2 and 8)")
     add = parser.add_argument
     add(
         "--figure", type=int, choices=[1, 2, 8], default=8, help="of the paper; 8 is the one that trains GANs"
     )
     add = parser.add_argument_group("data").add_argument
-    add("--layout", choices=["ring", "grid"], default="ring", help="how the modes lie")
+    add("--layout", choices=["ring", "grid"], default="ring", help="arrangement of the modes")
     add("--modes", type=at_least(2), default=8, help="number of modes, for a grid a square number")
     add("--radius", type=at_least(1e-6, float), default=1.0, help="of the ring; half the side of the grid")
     add("--std", type=at_least(1e-6, float), default=0.01, help="standard deviation of a mode")
-    add("--doubled-mode", action=BooleanOptionalAction, default=True, help="top of the ring: twice as likely")
+    add("--doubled-mode", action=BooleanOptionalAction, default=True, help="the top mode twice as likely")
     add = parser.add_argument_group("model").add_argument
     add("--z-dim", type=at_least(1), default=256, help="dimension of the noise z")
     add = parser.add_argument_group("loss").add_argument
@@ -99,8 +99,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # Without the 1 a seed of 2**32 or more could equal another (seed, stream, step): numpy splits it in two
-    # numbers and pads the list with zeros.
+    # numpy splits integers of 2**32 or more into 32-bit words and pads short lists with zeros. Without the 1
+    # at the end [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -248,9 +248,7 @@ def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneou
     fake = G(z.repeat(n, 1, 1))
     d_real = D(real.repeat(n, 1, 1)).chunk(n)  # a chunk [seeds, B] for each loss
     d_fake = D(fake).chunk(n)
-    d_loss = torch.cat(
-        [discriminator_loss(real, fake, loss) for real, fake, loss in zip(d_real, d_fake, losses)]
-    )
+    d_loss = torch.cat([discriminator_loss(*of_loss) for of_loss in zip(d_real, d_fake, losses)])
     opt_d.zero_grad()
     # No model's loss depends on another's weights: the gradient of the sum holds that of each.
     d_loss.sum().backward(inputs=list(D.parameters()), retain_graph=True)
@@ -258,7 +256,7 @@ def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneou
         opt_d.step()
         d_fake = D(fake).chunk(n)
 
-    g_loss = torch.cat([generator_loss(fake, loss) for fake, loss in zip(d_fake, losses)])
+    g_loss = torch.cat([generator_loss(*of_loss) for of_loss in zip(d_fake, losses)])
     opt_g.zero_grad()
     g_loss.sum().backward(inputs=list(G.parameters()))
     if updates == "simultaneous":
@@ -283,9 +281,9 @@ def generate(G: Generator, seeds: range, n: int = DRAWN) -> Tensor:
 def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Tensor:
     """Points [..., MEASURED, 2] -> [..., 4], how well they follow the mixture:
 
-    modes: those with at least MIN_POINTS points within 3 std;
+    modes: how many have at least MIN_POINTS points within 3 std;
     share: of all points, how many lie within 3 std of a mode; 0.989 for true ones;
-    basins: modes with at least MIN_POINTS points within half the way to the next mode; with the default
+    basins: how many have at least MIN_POINTS points within half the way to the next mode; with the default
         mixture an untrained generator, a blob over everything, has them all;
     divergence: KL(shares of the points by their nearest mode || weights), in nats.
     """
@@ -302,7 +300,7 @@ def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Ten
 
 
 def spread(values: Tensor) -> str:
-    """Mean, minimum and maximum of values [n] in words."""
+    """Mean, minimum and maximum of values [n], as text."""
     return f"{values.mean():.3g} ({values.min():.3g} to {values.max():.3g})"
 
 
@@ -314,19 +312,18 @@ def write_results(path: Path, losses: list[str], seeds: range, log: dict[int, Te
             for seed, numbers in zip(seeds, of_loss):
                 cells = [str(step), loss, str(seed), *(f"{number:.6g}" for number in numbers)]
                 lines.append(",".join(cells))
-    lines.append("")
     with runs.write_file(path) as file:
-        file.write("\n".join(lines).encode())
+        file.write(("\n".join(lines) + "\n").encode())
 
 
 def write_table(path: Path, losses: list[str], seeds: range, step: int, values: Tensor, modes: int) -> None:
-    """A table in Markdown of the measures [losses, seeds, 6] at one step. Strict counts lead."""
+    """A table in Markdown of the measures [losses, seeds, 6] at one step."""
     n = len(seeds)
     lines = [
-        f"Step {step}, seeds {seeds[0]} to {seeds[-1]}. Of how many seeds, with the 95 % Wilson interval; or",
-        "else the mean over seeds, with minimum and maximum. A mode is hit if 20 of 2,500 points lie",
-        "within 3 standard deviations of it, its basin if 20 lie within half the way to the next mode. An",
-        "untrained generator has all basins of the default mixture: they show what was lost, not learned.",
+        f"Step {step}, seeds {seeds[0]} to {seeds[-1]}. In each cell the number of seeds with its 95 %",
+        "Wilson interval, or the mean over seeds (minimum to maximum). A mode is hit if 20 of 2,500 points",
+        "lie within 3 standard deviations of it, its basin if 20 lie within half the way to the next mode.",
+        "An untrained generator has all basins of the default mixture: they show what was lost, not learned.",
         "",
         f"| loss | all {modes} modes hit | modes hit | share of points within 3 std | all basins"
         " | one basin or none | basins | divergence |",
@@ -345,9 +342,8 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
             spread(column["divergence"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines.append("")
     with runs.write_file(path) as file:
-        file.write("\n".join(lines).encode())
+        file.write(("\n".join(lines) + "\n").encode())
 
 
 # ---------------------------------------------------------------- Figure 8
@@ -514,7 +510,7 @@ def print_table(title: str, rows: dict[str, dict]) -> None:
 
 
 def draw_figure1(path: Path, discriminators: dict[str, nn.Module], clouds: dict, numbers: dict) -> None:
-    """A panel for each loss of G. Arrows are scaled: those of near fakes are 0.6 long on average."""
+    """A panel for each loss of G. Each scales its arrows so that those of near fakes average 0.6."""
     figure = Figure(figsize=(12, 3.5), layout="constrained")
     panels = figure.subplots(1, 3)
     for axes, (title, (loss, g_loss)) in zip(panels, GENERATOR_LOSSES.items()):
@@ -633,7 +629,7 @@ def restore(args: Namespace, state: dict) -> tuple[int, dict]:
         value = saved["args"].get(name)
         if value != getattr(args, name):
             flag = name.replace("_", "-")
-            raise DataError(f"--{flag} is {value} in {args.resume} and cannot change: its models are of that")
+            raise DataError(f"--{flag} is {value} in {args.resume} and cannot change")
     step, log = saved["step"], saved["log"]
     runs.load_checkpoint(args.resume, state)
     # table.md needs measures at the last step; a run that a signal stopped has none there.
@@ -643,7 +639,7 @@ def restore(args: Namespace, state: dict) -> tuple[int, dict]:
 
 
 def show(bar: tqdm, step: int, losses: list[str], values: Tensor) -> None:
-    """Shows the strict measures, as means over seeds, of values [losses, seeds, measures]."""
+    """Shows modes hit and their share of points, means over seeds of values [losses, seeds, measures]."""
     texts = []
     for loss, of_loss in zip(losses, values.mean(1)):
         mean = dict(zip(MEASURES, of_loss.tolist()))
@@ -687,10 +683,12 @@ def train(args: Namespace) -> None:
             step_losses = update(real, z)
             # Up to here nothing waits for the device.
 
-            if caught or due(step, args.measure_every, args.steps):
+            stopped = caught[0] if caught else 0  # looked at once: a signal may come at any moment
+            measured = due(step, args.measure_every, args.steps)
+            if stopped or measured:
                 runs.check_finite(step, out, [step_losses, *G.parameters(), *D.parameters()])
 
-            if due(step, args.measure_every, args.steps):
+            if measured:
                 points = generate(G, seeds, MEASURED)
                 step_losses = step_losses.unflatten(0, (len(losses), len(seeds)))
                 values = torch.cat([step_losses, measure(points, *target)], -1)
@@ -700,11 +698,11 @@ def train(args: Namespace) -> None:
             if due(step, SNAPSHOT_EVERY, args.steps):
                 log["points"][step] = generate(G, seeds)[:, 0].cpu()
 
-            if caught or due(step, args.measure_every, args.steps):
+            if stopped or measured:
                 save(step)
 
-            if caught:
-                sys.exit(128 + caught[0])  # 130: Ctrl-C, 143: SIGTERM
+            if stopped:
+                sys.exit(128 + stopped)  # 130: Ctrl-C, 143: SIGTERM
 
         measures = log["measures"]
         write_results(out / "results.csv", losses, seeds, measures)
@@ -717,7 +715,7 @@ def train(args: Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line `argv`; by default the program's own."""
+    """The program; argv is by default sys.argv[1:]."""
     with one_line_errors(Path(__file__).name):
         args = parse_args(argv)
         if args.figure == 1:

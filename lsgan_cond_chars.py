@@ -8,9 +8,10 @@
 
 Differences from the authors' code: losses are means over the batch, theirs are sums (Adam hardly notices a
 factor). One G forward serves both updates, so G's running BN statistics move once a step, not twice; they
-average the unbiased variance, theirs the biased one. Layers of stride 2 pad on the other side than
-TensorFlow's SAME does, which with i.i.d. initial weights is a mirror image. An epoch is a permutation of
-the data, theirs a shuffle buffer of 1,000 pictures.
+average the unbiased variance, theirs the biased one. In layers of stride 2 the extra row and column
+of padding are at the top and left, where TensorFlow's SAME has them at the bottom and right: the same
+networks turned by 180 degrees. An epoch is a permutation of the data, theirs a shuffle buffer of 1,000
+pictures.
 D's first layer has 256 channels as in the paper, 257 in theirs. Without files named Test a fifth of the
 writers, or of the files of each class, is held out; theirs trains on all.
 """
@@ -32,7 +33,7 @@ from tqdm import tqdm
 
 from data import DataError, make_parser, one_line_errors, runs
 from data.characters import Characters, open_characters
-from data.runs import at_least, below_one, not_empty
+from data.runs import at_least, below_one, finite, not_empty
 
 # Independent streams of random numbers
 INIT_G, INIT_D, Z, GRID, SAMPLE, CLASSES = range(6)
@@ -41,10 +42,15 @@ ORDER = 1000
 
 # ---------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> Namespace:
-    """The command line `argv`, by default the program's own; on --resume a checkpoint gives the defaults."""
+    """Parses argv, by default sys.argv[1:]. With --resume or --sample the checkpoint gives the defaults."""
     parser = make_parser(Path(__file__).name, "Conditional LSGAN on Chinese characters (Figures 4 and 9)")
     add = parser.add_argument_group("data").add_argument
-    add("--data", default="strokes", help=".gnt or zip files (hwdb1.0), folder per class, or toy strokes")
+    add(
+        "--data",
+        type=not_empty,
+        default="strokes",
+        help=".gnt or zip files (hwdb1.0), folder per class, or toy strokes",
+    )
     add("--fit", choices=["squash", "pad"], default="squash", help="how a picture becomes square")
     add("--charset", choices=["level1", "all"], default="level1", help="GB2312 level 1, or every character")
     add("--classes", type=at_least(0), default=0, help="use only so many classes, the most frequent; 0: all")
@@ -53,9 +59,9 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--z-dim", type=at_least(1), default=1024, help="dimension of the noise z")
     add = parser.add_argument_group("loss").add_argument
     add("--loss", choices=["ls", "sigmoid"], default="ls", help="least squares, or the regular GAN's loss")
-    add("--a", type=float, default=0.0, help="least squares: D's target for fake (-1 in Eq. 8)")
-    add("--b", type=float, default=1.0, help="least squares: D's target for real (1 in Eq. 8)")
-    add("--c", type=float, default=1.0, help="least squares: G's target for fake (0 in Eq. 8)")
+    add("--a", type=finite, default=0.0, help="least squares: D's target for fake (-1 in Eq. 8)")
+    add("--b", type=finite, default=1.0, help="least squares: D's target for real (1 in Eq. 8)")
+    add("--c", type=finite, default=1.0, help="least squares: G's target for fake (0 in Eq. 8)")
     add = parser.add_argument_group("optimiser").add_argument
     add("--lr", type=at_least(0, float), default=2e-4, help="learning rate, for G and D")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
@@ -77,7 +83,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--graph", action=BooleanOptionalAction, default=False, help="the step as one CUDA graph")
     add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
     add("--n", type=at_least(1), default=64, help="number of pictures for --sample")
-    add("--text", type=not_empty, help="characters for --sample to write, in --n rows")
+    add("--text", type=not_empty, help="text for --sample to write, a class a character, in --n rows")
     add("--log-every", type=at_least(1), default=50, help="steps between rows of log.csv")
     add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
     add("--save-every", type=at_least(1), default=10_000, help="steps between saves of last.pt")
@@ -87,7 +93,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--sample", type=not_empty, metavar="FILE", help="write pictures from a checkpoint, no training")
 
     def default_out(args: Namespace) -> str:
-        return f"runs/{Path(__file__).stem}-{Path(args.data).name}-{args.loss}-seed{args.seed}"
+        return f"runs/{Path(__file__).stem}-{Path(args.data).absolute().name}-{args.loss}-seed{args.seed}"
 
     args = runs.parse_args(parser, argv, default_out)
     if args.text and not args.sample:
@@ -98,8 +104,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # Without the 1 a seed of 2**32 or more could equal another (seed, stream, step): numpy splits it in two
-    # numbers and pads the list with zeros.
+    # numpy splits integers of 2**32 or more into 32-bit words and pads short lists with zeros. Without the 1
+    # at the end [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -115,7 +121,7 @@ def noise(n: int, z_dim: int, seed: int, stream: int, step: int) -> Tensor:
 
 # ---------------------------------------------------------------- data
 def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) -> Iterator[Tensor]:
-    """Indices of the batches of steps start + 1, start + 2, ..., without end; this process's share of each.
+    """Yields this process's share of the indices of the pictures of step start + 1, start + 2, and so on.
 
     Every epoch is a new permutation of the n pictures, a function of (seed, epoch), and drops its last
     partial batch. So the batch of a step does not depend on where training started.
@@ -144,7 +150,7 @@ class Generator(nn.Module):
 
     def __init__(self, classes: int = 3740, width: int = 256, z_dim: int = 1024):
         super().__init__()
-        w = (width + 1) // 2  # 128
+        w = (width + 1) // 2  # 128; half of D's channels, at least one
         self.phi = nn.Embedding(classes, width)
         self.phi_bias = nn.Parameter(torch.zeros(width))
         self.fc1 = nn.Linear(z_dim + width, w * 7 * 7)
@@ -154,8 +160,8 @@ class Generator(nn.Module):
         self.deconv3 = nn.ConvTranspose2d(w, 1, 5, stride=2, padding=2, output_padding=1)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        y = self.phi(y) + self.phi_bias  # Phi(y), equal to a linear layer on the one-hot label
-        h = F.relu(self.bn1(self.fc1(torch.cat([z, y], 1)))).unflatten(1, (-1, 7, 7))  # 128 x 7 x 7
+        label = self.phi(y) + self.phi_bias  # Phi(y) [B, 256]: a linear layer on the one-hot label
+        h = F.relu(self.bn1(self.fc1(torch.cat([z, label], 1)))).unflatten(1, (-1, 7, 7))  # 128 x 7 x 7
         h = F.relu(self.bn2(self.deconv2(h)))  # 128 x 14 x 14
         return self.deconv3(h).sigmoid()  # 1 x 28 x 28
 
@@ -184,27 +190,27 @@ class Discriminator(nn.Module):
         self.fc4 = LastLinear(w3 + w, 1)  # no sigmoid: least squares regresses onto a and b
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        y = self.phi(y) + self.phi_bias
+        label = self.phi(y) + self.phi_bias  # Phi(y) [B, 256]
         h = F.leaky_relu(self.conv1(x), 0.2)  # 256 x 14 x 14, no BN
-        h = F.leaky_relu(self.bn2(self.conv2_with_label(h, y)), 0.2)  # 320 x 7 x 7
-        h = F.leaky_relu(self.bn3(self.fc3(torch.cat([h.flatten(1), y], 1))), 0.2)  # 1024
-        return self.fc4(torch.cat([h, y], 1)).flatten(0)
+        h = F.leaky_relu(self.bn2(self.conv2_with_label(h, label)), 0.2)  # 320 x 7 x 7
+        h = F.leaky_relu(self.bn3(self.fc3(torch.cat([h.flatten(1), label], 1))), 0.2)  # 1024
+        return self.fc4(torch.cat([h, label], 1)).flatten(0)
 
-    def conv2_with_label(self, h: Tensor, y: Tensor) -> Tensor:
-        """conv2 of the features h and of the label y [B, 256], the latter as constant maps. The same as
+    def conv2_with_label(self, h: Tensor, label: Tensor) -> Tensor:
+        """conv2 of features h [B, 256, 14, 14] and a label [B, 256] repeated over the 14 x 14 pixels.
 
-        self.conv2(torch.cat([h, y[:, :, None, None].expand(-1, -1, 14, 14)], 1))
-
-        with half the arithmetic: as the maps are constant, each of the 25 places of the kernel adds one
-        number, except on the padding.
+        Equal to self.conv2(torch.cat([h, label[:, :, None, None].expand(-1, -1, 14, 14)], 1)), with half the
+        arithmetic. A convolution is linear in its input channels, so h and label can be convolved apart and
+        added. In a constant map each of the kernel's 25 positions adds the same number to every pixel of the
+        output, or nothing where it lies on the padding.
         """
-        kernel_h, kernel_y = self.conv2.weight.chunk(2, dim=1)
-        # 320 x 25: what each place of the kernel adds
-        taps = torch.einsum("bi,oikl->bokl", y, kernel_y).flatten(2)
-        # 25 x 49: for each place of the kernel and of the output, 1 inside the map and 0 on the padding
+        kernel_h, kernel_label = self.conv2.weight.chunk(2, dim=1)
+        # 320 x 25 for each picture: what each position of the kernel adds
+        added = torch.einsum("bi,oikl->bokl", label, kernel_label).flatten(2)
+        # 25 x 49: for each position of the kernel and pixel of the output 1, or 0 on the padding
         inside = F.unfold(torch.ones_like(h[:1, :1]), 5, padding=2, stride=2)
-        from_y = (taps @ inside).unflatten(2, (7, 7))
-        return F.conv2d(h, kernel_h, self.conv2.bias, stride=2, padding=2) + from_y
+        from_label = (added @ inside).unflatten(2, (7, 7))
+        return F.conv2d(h, kernel_h, self.conv2.bias, stride=2, padding=2) + from_label
 
 
 def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -219,18 +225,22 @@ def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> No
 
 
 # ---------------------------------------------------------------- loss
-def discriminator_loss(d_real: Tensor, d_fake: Tensor, loss="ls", a=0.0, b=1.0) -> Tensor:
+def discriminator_loss(d_real: Tensor, d_fake: Tensor, a=0.0, b=1.0, loss="ls") -> Tensor:
     """What D minimises. ls: the first line of Eq. 10. sigmoid: Eq. 1, the cross entropy of logits."""
     if loss == "ls":
         return 0.5 * (d_real - b).square().mean() + 0.5 * (d_fake - a).square().mean()
-    return F.softplus(-d_real).mean() + F.softplus(d_fake).mean()
+    if loss == "sigmoid":
+        return F.softplus(-d_real).mean() + F.softplus(d_fake).mean()
+    raise ValueError(f"loss must be ls or sigmoid, not {loss!r}")
 
 
-def generator_loss(d_fake: Tensor, loss="ls", c=1.0) -> Tensor:
+def generator_loss(d_fake: Tensor, c=1.0, loss="ls") -> Tensor:
     """What G minimises. ls: the second line of Eq. 10. sigmoid: the non-saturating -log sigmoid(D(G(z)))."""
     if loss == "ls":
         return 0.5 * (d_fake - c).square().mean()
-    return F.softplus(-d_fake).mean()
+    if loss == "sigmoid":
+        return F.softplus(-d_fake).mean()
+    raise ValueError(f"loss must be ls or sigmoid, not {loss!r}")
 
 
 # ---------------------------------------------------------------- training step
@@ -238,21 +248,22 @@ def train_step(G, D, opt_g, opt_d, real, z, y, loss="ls", a=0.0, b=1.0, c=1.0, a
     """Updates D, then G with the same z and y. Returns d_loss, g_loss, mean D(x|y), mean D(G(z|y)|y).
 
     real: [B, 1, 28, 28] in [0, 1]. z: [B, z_dim]. y: [B], the classes of the real pictures, and of the fake
-    ones too. For the sigmoid loss the two means are those of sigmoid(D).
+    ones too. For the sigmoid loss the two means are those of sigmoid(D). amp: bfloat16; D must then end in a
+    LastLinear. All of D's parameters require gradients afterwards.
     """
     autocast = torch.autocast(real.device.type, torch.bfloat16, enabled=amp)
     with autocast:
         fake = G(z, y)  # for both updates: G does not change in between
         d_real = D(real, y)  # real and fake pictures apart: each has its own BN statistics
         d_fake = D(fake.detach(), y)
-    d_loss = discriminator_loss(d_real, d_fake, loss, a, b)
+    d_loss = discriminator_loss(d_real, d_fake, a, b, loss)
     opt_d.zero_grad()
     d_loss.backward()
     opt_d.step()
 
     D.requires_grad_(False)  # only the gradient of D's input is needed now
     with autocast:
-        g_loss = generator_loss(D(fake, y), loss, c)
+        g_loss = generator_loss(D(fake, y), c, loss)
     opt_g.zero_grad()
     g_loss.backward()
     opt_g.step()
@@ -266,7 +277,7 @@ def train_step(G, D, opt_g, opt_d, real, z, y, loss="ls", a=0.0, b=1.0, c=1.0, a
 # ---------------------------------------------------------------- sampling and figures
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-    """uint8 pictures [n, H, W, channels], in eval mode: but for rounding none depends on the others."""
+    """uint8 pictures [n, H, W, channels], in eval mode: apart from rounding none depends on the others."""
     was_training = G.training
     G.eval()
     images = G.forward(z, y)  # stays eager where G.compile() was called
@@ -287,7 +298,7 @@ def choose_shown(characters: Characters, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def alternate_rows(reals: Tensor, fakes: Tensor) -> Tensor:
-    """64 real and 64 generated pictures, in rows of 16: real ones, below them the generated, and so on."""
+    """For a grid of 16 columns: a row of real pictures, below it their generated ones, and so on; 64 each."""
     rows = torch.stack([reals.unflatten(0, (4, 16)), fakes.unflatten(0, (4, 16))], 1)
     return rows.flatten(0, 2)
 
@@ -295,13 +306,14 @@ def alternate_rows(reals: Tensor, fakes: Tensor) -> Tensor:
 def warn_of_collapse(step: int, fakes: Tensor, reals: Tensor) -> None:
     """Warns if generated pictures [n, H, W, channels] vary less than a tenth as much as real ones."""
     if fakes.float().std(0).mean() < 0.1 * reals.float().std(0).mean():
-        print(f"step {step}: warning: the samples hardly differ: G has collapsed or is untrained")
+        tqdm.write(f"step {step}: warning: the samples hardly differ: G has collapsed or is untrained")
 
 
 def sample(args: Namespace) -> None:
     """--sample: samples.npy, uint8 [n, 28, 28, 1], labels.npy, int64 [n], and the first 64 as grid.png.
 
-    With --text of k characters n * k pictures: rows of that text, each row from another z.
+    With --text of k characters n * k pictures: rows of that text, each row from another z, of which grid.png
+    shows the first 64. A label is an index into the checkpoint's "table".
     """
     out = Path(args.out)
     for name in ("samples.npy", "labels.npy", "grid.png"):
@@ -319,10 +331,10 @@ def sample(args: Namespace) -> None:
     else:
         runs.load_checkpoint(args.sample, {"G": G})
     G.to(device)
-    rows = math.ceil(args.n / 64) * 64  # in whole batches
-    y = choose_labels(args, table, rows)  # [rows, k]
+    padded_n = math.ceil(args.n / 64) * 64  # in whole batches
+    y = choose_labels(args, table, padded_n)  # [padded_n, k]
     pictures = torch.empty(*y.shape, 28, 28, 1, dtype=torch.uint8)
-    for i in tqdm(range(0, rows, 64), unit_scale=64, unit=" rows", disable=None):
+    for i in tqdm(range(0, padded_n, 64), unit_scale=64, unit=" rows", disable=None):
         # Always 64, so that a picture does not depend on --n: other batch sizes round differently.
         z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64).to(device)
         for k in range(y.shape[1]):
@@ -354,10 +366,8 @@ def choose_labels(args: Namespace, table: list[str], n: int) -> Tensor:
         return repeated[:n].unsqueeze(1)
     unknown = "".join(character for character in args.text if character not in table)
     if unknown:
-        known = "".join(table[:20])
-        raise DataError(
-            f"--text: {unknown!r} not among the {len(table)} classes of {args.sample}: {known}..."
-        )
+        known = " ".join(table[:20]) + (" ..." if len(table) > 20 else "")
+        raise DataError(f"--text: {unknown!r} not among the {len(table)} classes of {args.sample}: {known}")
     return torch.tensor([table.index(character) for character in args.text]).repeat(n, 1)
 
 
@@ -438,8 +448,8 @@ def train(args: Namespace) -> None:
     pictures, labels = characters.pictures.to(device), characters.labels.to(device)
     state = make_networks(args, len(characters.table), device, world)
     G, D = state["G"], state["D"]
-    shown = state["ema"].module if args.ema else G  # draws the pictures
-    start, log_rows = runs.restore(args, state, characters.fingerprint)  # `log` adds rows, `save` keeps them
+    shown = state["ema"].module if args.ema else G  # the network that pictures come from
+    start, log_rows = runs.restore(args, state, characters.fingerprint)
 
     share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
     order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
@@ -466,9 +476,7 @@ def train(args: Namespace) -> None:
             save("last.pt", start)  # first of all, so that a run stopped at any moment can be resumed
             runs.write_args_and_log(out, args, log_rows)
             print(f"{out}: {len(pictures)} pictures, step {start} to {args.steps}, on {world} x {device}")
-            print(
-                "d_real, d_fake: D's mean output, or sigmoid of it for that loss, on real and fake pictures"
-            )
+            print("d_real, d_fake: means of D's output, for --loss sigmoid of sigmoid(D)")
         log = runs.Log(out, log_rows, start, args.steps, args.batch_size, rank)
 
         for step, (batch, y) in zip(range(start + 1, args.steps + 1), batches):
@@ -478,7 +486,7 @@ def train(args: Namespace) -> None:
             if args.ema:
                 state["ema"].update_parameters(G)
             log.bar.update()
-            # Nothing up to here waits for the device, except --ema.
+            # Nothing up to here waits for the device, except --ema, which reads its number of updates.
 
             if step == 1 or due(step, args.log_every, args.steps):
                 losses = runs.average(losses)
@@ -500,16 +508,17 @@ def train(args: Namespace) -> None:
                 save(f"step_{step:08}.pt", step)
 
             if stopped:
-                sys.exit(128 + stopped)  # 130: Ctrl-C, 143: SIGTERM, perhaps another process's
+                sys.exit(128 + stopped)  # 130: Ctrl-C, 143: SIGTERM; another process may have had it
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line `argv`; by default the program's own."""
+    """The program; argv is by default sys.argv[1:]."""
     with one_line_errors(Path(__file__).name):
         args = parse_args(argv)
         if args.sample:
             sample(args)
         else:
+            runs.check_unused(Path(args.out), args.resume)  # at once: to read the data can take minutes
             train(args)
 
 

@@ -8,9 +8,10 @@
 
 Differences from the authors' code: losses are means over the batch, theirs are sums (Adam hardly notices a
 factor). One G forward serves both updates, so G's running BN statistics move once a step, not twice; they
-average the unbiased variance, theirs the biased one. Layers of stride 2 pad on the other side than
-TensorFlow's SAME does, which with i.i.d. initial weights is a mirror image. An epoch is a permutation of
-the data, theirs a shuffle buffer of 1,000 pictures.
+average the unbiased variance, theirs the biased one. In layers of stride 2 the extra row and column
+of padding are at the top and left, where TensorFlow's SAME has them at the bottom and right: the same
+networks turned by 180 degrees. An epoch is a permutation of the data, theirs a shuffle buffer of 1,000
+pictures.
 """
 
 import sys
@@ -31,7 +32,7 @@ from tqdm import tqdm
 
 from data import DataError, make_parser, one_line_errors, runs
 from data.images import Images, decode_all, open_images
-from data.runs import at_least, below_one, multiple_of, not_empty, zero_to_one
+from data.runs import at_least, below_one, finite, multiple_of, not_empty, zero_to_one
 
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 # Independent streams of random numbers
@@ -41,10 +42,15 @@ ORDER = 1000
 
 # ---------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> Namespace:
-    """The command line `argv`, by default the program's own; on --resume a checkpoint gives the defaults."""
+    """Parses argv, by default sys.argv[1:]. With --resume or --sample the checkpoint gives the defaults."""
     parser = make_parser(Path(__file__).name, "LSGAN on scenes at 112x112 (Figures 3, 5 and 6)")
     add = parser.add_argument_group("data").add_argument
-    add("--data", default="rooms", help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms")
+    add(
+        "--data",
+        type=not_empty,
+        default="rooms",
+        help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms",
+    )
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
     add("--limit", type=at_least(0), default=0, help="use only so many pictures, spread evenly; 0: all")
     add(
@@ -59,9 +65,9 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--z-dim", type=at_least(1), default=1024, help="dimension of the noise z")
     add = parser.add_argument_group("loss").add_argument
     add("--loss", choices=["ls", "sigmoid"], default="ls", help="least squares, or the regular GAN's loss")
-    add("--a", type=float, default=0.0, help="least squares: D's target for fake (-1 in Eq. 8)")
-    add("--b", type=float, default=1.0, help="least squares: D's target for real (1 in Eq. 8)")
-    add("--c", type=float, default=1.0, help="least squares: G's target for fake (0 in Eq. 8)")
+    add("--a", type=finite, default=0.0, help="least squares: D's target for fake (-1 in Eq. 8)")
+    add("--b", type=finite, default=1.0, help="least squares: D's target for real (1 in Eq. 8)")
+    add("--c", type=finite, default=1.0, help="least squares: G's target for fake (0 in Eq. 8)")
     add = parser.add_argument_group("optimiser").add_argument
     add("--lr", type=at_least(0, float), default=1e-3, help="learning rate, for G and D")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
@@ -92,7 +98,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--sample", type=not_empty, metavar="FILE", help="write pictures from a checkpoint, no training")
 
     def default_out(args: Namespace) -> str:
-        return f"runs/{Path(__file__).stem}-{Path(args.data).name}-{args.loss}-seed{args.seed}"
+        return f"runs/{Path(__file__).stem}-{Path(args.data).absolute().name}-{args.loss}-seed{args.seed}"
 
     return runs.parse_args(parser, argv, default_out)
 
@@ -100,8 +106,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # Without the 1 a seed of 2**32 or more could equal another (seed, stream, step): numpy splits it in two
-    # numbers and pads the list with zeros.
+    # numpy splits integers of 2**32 or more into 32-bit words and pads short lists with zeros. Without the 1
+    # at the end [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -117,7 +123,7 @@ def noise(n: int, z_dim: int, seed: int, stream: int, step: int) -> Tensor:
 
 # ---------------------------------------------------------------- data
 def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) -> Iterator[Tensor]:
-    """Indices of the batches of steps start + 1, start + 2, ..., without end; this process's share of each.
+    """Yields this process's share of the indices of the pictures of step start + 1, start + 2, and so on.
 
     Every epoch is a new permutation of the n pictures, a function of (seed, epoch), and drops its last
     partial batch. So the batch of a step does not depend on where training started.
@@ -131,7 +137,9 @@ def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) ->
         epoch, position = epoch + 1, 0
 
 
-def load_batches(pictures: Tensor | Images, order: Iterator[Tensor], device, workers: int | None = None):
+def load_batches(
+    pictures: Tensor | Images, order: Iterator[Tensor], device: torch.device, workers: int | None = None
+) -> Iterator[Tensor]:
     """Yields batches, uint8 [B, size, size, 3] on the device: indexed there, or read by worker processes."""
     if isinstance(pictures, Tensor):
         for indices in order:
@@ -157,7 +165,10 @@ def load_batches(pictures: Tensor | Images, order: Iterator[Tensor], device, wor
 
 # ---------------------------------------------------------------- networks
 class Generator(nn.Sequential):
-    """z [B, z_dim] -> images [B, 3, size, size] in [-1, 1]. Figure 3a; authors' code: vgg.py."""
+    """z [B, z_dim] -> images [B, 3, size, size] in [-1, 1]. Figure 3a; authors' code: vgg.py.
+
+    size: a multiple of 16.
+    """
 
     def __init__(self, size: int = 112, width: int = 64, z_dim: int = 1024):
         def deconv_block(c_in, c_out, stride):
@@ -191,7 +202,10 @@ class LastLinear(nn.Linear):
 
 
 class Discriminator(nn.Sequential):
-    """images [B, 3, size, size] in [-1, 1] -> D(x) [B], any real number. Figure 3b; authors' code: vgg.py."""
+    """images [B, 3, size, size] in [-1, 1] -> D(x) [B], any real number. Figure 3b; authors' code: vgg.py.
+
+    size: a multiple of 16.
+    """
 
     def __init__(self, size: int = 112, width: int = 64):
         def conv_block(c_in, c_out):
@@ -224,29 +238,33 @@ def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> No
 
 
 # ---------------------------------------------------------------- loss
-def discriminator_loss(d_real: Tensor, d_fake: Tensor, loss="ls", a=0.0, b=1.0) -> Tensor:
+def discriminator_loss(d_real: Tensor, d_fake: Tensor, a=0.0, b=1.0, loss="ls") -> Tensor:
     """What D minimises. ls: the first line of Eq. 2. sigmoid: Eq. 1, the cross entropy of logits."""
     if loss == "ls":
         return 0.5 * (d_real - b).square().mean() + 0.5 * (d_fake - a).square().mean()
-    return F.softplus(-d_real).mean() + F.softplus(d_fake).mean()
+    if loss == "sigmoid":
+        return F.softplus(-d_real).mean() + F.softplus(d_fake).mean()
+    raise ValueError(f"loss must be ls or sigmoid, not {loss!r}")
 
 
-def generator_loss(d_fake: Tensor, loss="ls", c=1.0) -> Tensor:
+def generator_loss(d_fake: Tensor, c=1.0, loss="ls") -> Tensor:
     """What G minimises. ls: the second line of Eq. 2. sigmoid: the non-saturating -log sigmoid(D(G(z)))."""
     if loss == "ls":
         return 0.5 * (d_fake - c).square().mean()
-    return F.softplus(-d_fake).mean()
+    if loss == "sigmoid":
+        return F.softplus(-d_fake).mean()
+    raise ValueError(f"loss must be ls or sigmoid, not {loss!r}")
 
 
 # ---------------------------------------------------------------- augmentation
 def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
-    """DiffAugment (Zhao et al. 2020) and flips, for real and fake alike: D cannot learn pictures by heart.
+    """DiffAugment (Zhao et al. 2020) and flips, for real and fake alike, so that D cannot memorise pictures.
 
     images: [B, C, size, size] in [-1, 1]. u: [B, 8], uniform(-1, 1), the random numbers of each picture.
     strength: 0 leaves the images as they are, to rounding; 1 is that of DiffAugment. Differentiable with
     respect to the images.
     """
-    batch, size = images.shape[0], images.shape[-1]
+    n, size = images.shape[0], images.shape[-1]
     brightness, saturation, contrast, flip, down, right, hole_y, hole_x = u.unbind(1)  # [B] each
 
     # Brightness +-0.5, saturation 0 to 2, contrast 0.5 to 1.5.
@@ -256,25 +274,25 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     mean = images.mean((1, 2, 3), keepdim=True)
     images = mean + (1 + 0.5 * strength * contrast[:, None, None, None]) * (images - mean)
 
-    # Shifts by whole pixels, up to an eighth of the picture, and flips. rows, columns [B, size]: the place in
-    # the padded picture that each pixel comes from.
+    # Shifts by whole pixels, up to an eighth of the picture, and flips. rows, columns [B, size]: where in the
+    # padded picture each row and column of the result is read.
     reach = round(strength * size / 8)
     padded = F.pad(images, (reach, reach, reach, reach)).permute(0, 2, 3, 1)
-    place = torch.arange(size, device=images.device)
+    pixel = torch.arange(size, device=images.device)
     shift_y = (down * (reach + 0.5)).round().long().clamp(-reach, reach)  # [B], uniform in -reach ... reach
     shift_x = (right * (reach + 0.5)).round().long().clamp(-reach, reach)
-    rows = reach + place - shift_y[:, None]
-    columns = reach + place - shift_x[:, None]
-    flipped = flip[:, None] < strength - 1  # with probability strength / 2, as flip is uniform(-1, 1)
+    rows = reach + pixel - shift_y[:, None]
+    columns = reach + pixel - shift_x[:, None]
+    flipped = (flip[:, None] + 1) / 2 < strength / 2  # (flip + 1) / 2 is uniform(0, 1)
     columns = torch.where(flipped, columns.flip(1), columns)
-    picture = torch.arange(batch, device=images.device)[:, None, None]
-    images = padded[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    picture = torch.arange(n, device=images.device)
+    images = padded[picture[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     # Cutout: a grey square, half the picture's side, with its centre anywhere in the picture.
     centre_y = size * (hole_y + 1) / 2
     centre_x = size * (hole_x + 1) / 2
-    hole_rows = (place + 0.5 - centre_y[:, None]).abs() < strength * size / 4  # [B, size]
-    hole_columns = (place + 0.5 - centre_x[:, None]).abs() < strength * size / 4
+    hole_rows = (pixel + 0.5 - centre_y[:, None]).abs() < strength * size / 4  # [B, size]
+    hole_columns = (pixel + 0.5 - centre_x[:, None]).abs() < strength * size / 4
     hole = hole_rows[:, None, :, None] & hole_columns[:, None, None, :]
     return images.masked_fill(hole, 0)
 
@@ -286,7 +304,8 @@ def train_step(
     """Updates D, then G with the same z. Returns d_loss, g_loss, mean D(x), mean D(G(z)), on the device.
 
     real: [B, 3, size, size] in [-1, 1]. z: [B, z_dim]. u: None, or [2, B, 8], what `augment` needs for the
-    real and for the fake pictures. For the sigmoid loss the two means are those of sigmoid(D).
+    real and for the fake pictures. For the sigmoid loss the two means are those of sigmoid(D). amp: bfloat16;
+    D must then end in a LastLinear. All of D's parameters require gradients afterwards.
     """
     autocast = torch.autocast(real.device.type, torch.bfloat16, enabled=amp)
     with autocast:
@@ -296,14 +315,14 @@ def train_step(
             fake = augment(fake, u[1], strength)
         d_real = D(real)  # real and fake pictures apart: each has its own BN statistics
         d_fake = D(fake.detach())
-    d_loss = discriminator_loss(d_real, d_fake, loss, a, b)
+    d_loss = discriminator_loss(d_real, d_fake, a, b, loss)
     opt_d.zero_grad()
     d_loss.backward()
     opt_d.step()
 
     D.requires_grad_(False)  # only the gradient of D's input is needed now
     with autocast:
-        g_loss = generator_loss(D(fake), loss, c)
+        g_loss = generator_loss(D(fake), c, loss)
     opt_g.zero_grad()
     g_loss.backward()
     opt_g.step()
@@ -317,7 +336,7 @@ def train_step(
 # ---------------------------------------------------------------- sampling and figures
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor) -> Tensor:
-    """uint8 pictures [n, H, W, channels], in eval mode: but for rounding none depends on the others."""
+    """uint8 pictures [n, H, W, channels], in eval mode: apart from rounding none depends on the others."""
     was_training = G.training
     G.eval()
     images = G.forward(z)  # stays eager where G.compile() was called
@@ -334,7 +353,7 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
 def warn_of_collapse(step: int, fakes: Tensor, reals: Tensor) -> None:
     """Warns if generated pictures [n, H, W, channels] vary less than a tenth as much as real ones."""
     if fakes.float().std(0).mean() < 0.1 * reals.float().std(0).mean():
-        print(f"step {step}: warning: the samples hardly differ: G has collapsed or is untrained")
+        tqdm.write(f"step {step}: warning: the samples hardly differ: G has collapsed or is untrained")
 
 
 def sample(args: Namespace) -> None:
@@ -458,8 +477,8 @@ def train(args: Namespace) -> None:
     pictures, fingerprint = open_data(args, device, world)
     state = make_networks(args, device, world)
     G, D = state["G"], state["D"]
-    shown = state["ema"].module if args.ema else G  # draws the pictures
-    start, log_rows = runs.restore(args, state, fingerprint)  # `log` adds rows, `save` keeps them
+    shown = state["ema"].module if args.ema else G  # the network that pictures come from
+    start, log_rows = runs.restore(args, state, fingerprint)
 
     share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
     order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
@@ -479,9 +498,7 @@ def train(args: Namespace) -> None:
             save("last.pt", start)  # first of all, so that a run stopped at any moment can be resumed
             runs.write_args_and_log(out, args, log_rows)
             print(f"{out}: {len(pictures)} pictures, step {start} to {args.steps}, on {world} x {device}")
-            print(
-                "d_real, d_fake: D's mean output, or sigmoid of it for that loss, on real and fake pictures"
-            )
+            print("d_real, d_fake: means of D's output, for --loss sigmoid of sigmoid(D)")
         log = runs.Log(out, log_rows, start, args.steps, args.batch_size, rank)
 
         for step, batch in zip(range(start + 1, args.steps + 1), batches):
@@ -490,7 +507,7 @@ def train(args: Namespace) -> None:
             if args.ema:
                 state["ema"].update_parameters(G)
             log.bar.update()
-            # Nothing up to here waits for the device, except --ema.
+            # Nothing up to here waits for the device, except --ema, which reads its number of updates.
 
             if step == 1 or due(step, args.log_every, args.steps):
                 losses = runs.average(losses)
@@ -512,16 +529,17 @@ def train(args: Namespace) -> None:
                 save(f"step_{step:08}.pt", step)
 
             if stopped:
-                sys.exit(128 + stopped)  # 130: Ctrl-C, 143: SIGTERM, perhaps another process's
+                sys.exit(128 + stopped)  # 130: Ctrl-C, 143: SIGTERM; another process may have had it
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line `argv`; by default the program's own."""
+    """The program; argv is by default sys.argv[1:]."""
     with one_line_errors(Path(__file__).name):
         args = parse_args(argv)
         if args.sample:
             sample(args)
         else:
+            runs.check_unused(Path(args.out), args.resume)  # at once: to read the data can take minutes
             train(args)
 
 

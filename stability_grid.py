@@ -22,6 +22,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import sys
 import time
 from argparse import Namespace
@@ -70,6 +71,7 @@ PAPER = {  # section 4.3, judged by eye
     ("bn_gd", "rmsprop", "ls"): "better than sigmoid",
     ("bn_gd", "rmsprop", "sigmoid"): "slight mode collapse",
 }
+FIXED = ("size", "fit", "limit", "extractor", "rmsprop")  # arguments that --resume may not change
 FEATURES = {"random": 64, "classifier": 128, "inception": 2048}  # how many an extractor of data.score makes
 QUICK = (
     "--size 32 --width 16 --z-dim 64 --lr 1e-3 --batch-size 16 --steps 1600 --seeds 2 --sample-every 400"
@@ -86,7 +88,12 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         Path(__file__).name, "How stable is LSGAN? A grid of runs, judged by a rule (Figure 7)"
     )
     add = parser.add_argument_group("data").add_argument
-    add("--data", default="rooms", help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms")
+    add(
+        "--data",
+        type=not_empty,
+        default="rooms",
+        help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms",
+    )
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
     add("--limit", type=at_least(0), default=0, help="use only so many pictures, spread evenly; 0: all")
     add(
@@ -121,11 +128,12 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
 
     def default_out(args: Namespace) -> str:
-        return f"runs/{Path(__file__).stem}-{Path(args.data).name}-{','.join(args.losses)}-seed{args.seed}"
+        data, losses = Path(args.data).absolute().name, ",".join(args.losses)
+        return f"runs/{Path(__file__).stem}-{data}-{losses}-seed{args.seed}"
 
-    words = sys.argv[1:] if argv is None else [str(word) for word in argv]
-    if "--quick" in words:
-        words.remove("--quick")
+    given = sys.argv[1:] if argv is None else [str(word) for word in argv]
+    words = [word for word in given if word != "--quick"]
+    if "--quick" in given:
         resumes = any(word.partition("=")[0] == "--resume" for word in words)
         if not resumes:  # if it does, the checkpoint has these values, or others that were given with them
             words = QUICK + words  # in front, so that what else is given wins
@@ -140,8 +148,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # Without the 1 a seed of 2**32 or more could equal another (seed, stream, step): numpy splits it in two
-    # numbers and pads the list with zeros.
+    # numpy splits integers of 2**32 or more into 32-bit words and pads short lists with zeros. Without the 1
+    # at the end [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -157,7 +165,7 @@ def noise(n: int, z_dim: int, seed: int, stream: int, step: int) -> Tensor:
 
 # ---------------------------------------------------------------- data
 def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) -> Iterator[Tensor]:
-    """Indices of the batches of steps start + 1, start + 2, ..., without end; this process's share of each.
+    """Yields this process's share of the indices of the pictures of step start + 1, start + 2, and so on.
 
     Every epoch is a new permutation of the n pictures, a function of (seed, epoch), and drops its last
     partial batch. So the batch of a step does not depend on where training started.
@@ -171,7 +179,9 @@ def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) ->
         epoch, position = epoch + 1, 0
 
 
-def load_batches(pictures: Tensor | Images, order: Iterator[Tensor], device, workers: int | None = None):
+def load_batches(
+    pictures: Tensor | Images, order: Iterator[Tensor], device: torch.device, workers: int | None = None
+) -> Iterator[Tensor]:
     """Yields batches, uint8 [B, size, size, 3] on the device: indexed there, or read by worker processes."""
     if isinstance(pictures, Tensor):
         for indices in order:
@@ -250,18 +260,22 @@ def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> No
 
 
 # ---------------------------------------------------------------- loss
-def discriminator_loss(d_real: Tensor, d_fake: Tensor, loss="ls", a=0.0, b=1.0) -> Tensor:
+def discriminator_loss(d_real: Tensor, d_fake: Tensor, a=0.0, b=1.0, loss="ls") -> Tensor:
     """What D minimises. ls: the first line of Eq. 2. sigmoid: Eq. 1, the cross entropy of logits."""
     if loss == "ls":
         return 0.5 * (d_real - b).square().mean() + 0.5 * (d_fake - a).square().mean()
-    return F.softplus(-d_real).mean() + F.softplus(d_fake).mean()
+    if loss == "sigmoid":
+        return F.softplus(-d_real).mean() + F.softplus(d_fake).mean()
+    raise ValueError(f"loss must be ls or sigmoid, not {loss!r}")
 
 
-def generator_loss(d_fake: Tensor, loss="ls", c=1.0) -> Tensor:
+def generator_loss(d_fake: Tensor, c=1.0, loss="ls") -> Tensor:
     """What G minimises. ls: the second line of Eq. 2. sigmoid: the non-saturating -log sigmoid(D(G(z)))."""
     if loss == "ls":
         return 0.5 * (d_fake - c).square().mean()
-    return F.softplus(-d_fake).mean()
+    if loss == "sigmoid":
+        return F.softplus(-d_fake).mean()
+    raise ValueError(f"loss must be ls or sigmoid, not {loss!r}")
 
 
 # ---------------------------------------------------------------- optimisers
@@ -307,13 +321,13 @@ def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0) -> T
     fake = G(z)  # for both updates: G does not change in between
     d_real = D(real)  # real and fake pictures apart: each has its own BN statistics
     d_fake = D(fake.detach())
-    d_loss = discriminator_loss(d_real, d_fake, loss, a, b)
+    d_loss = discriminator_loss(d_real, d_fake, a, b, loss)
     opt_d.zero_grad()
     d_loss.backward()
     opt_d.step()
 
     D.requires_grad_(False)  # only the gradient of D's input is needed now
-    g_loss = generator_loss(D(fake), loss, c)
+    g_loss = generator_loss(D(fake), c, loss)
     opt_g.zero_grad()
     g_loss.backward()
     opt_g.step()
@@ -327,7 +341,7 @@ def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0) -> T
 # ---------------------------------------------------------------- sampling and figures
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor) -> Tensor:
-    """uint8 pictures [n, H, W, channels], in eval mode: but for rounding none depends on the others."""
+    """uint8 pictures [n, H, W, channels], in eval mode: apart from rounding none depends on the others."""
     was_training = G.training
     G.eval()
     images = G.forward(z)  # stays eager where G.compile() was called
@@ -371,7 +385,8 @@ def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.nda
     Raises DataError for fewer than 8 real pictures a feature.
     """
     if kind is None:
-        kind = "random" if labels is None or not labels.any() else "classifier"
+        several_classes = labels is not None and labels.any()  # of one class, all labels are 0
+        kind = "classifier" if several_classes else "random"
     least = 8 * FEATURES[kind]
     if len(pictures) < least:
         raise DataError(
@@ -412,7 +427,7 @@ class Judge:
         found = features(pictures, self.extractor, self.device)
         return compare(found, self.real_features, self.extractor.head)
 
-    def judge(self, log: np.ndarray) -> str:
+    def verdict_of(self, log: np.ndarray) -> str:
         """What became of a cell, one of VERDICTS, by the last row of its log."""
         return verdict(log["FID"][-1], log["diversity"][-1], self.fid_real, self.fid_untrained)
 
@@ -579,11 +594,12 @@ def train_cells(
                     active.remove(run)
                 write_log(run)
 
-        if caught:
+        stopped = bool(caught)  # looked at once: a signal may come at any moment
+        if stopped:
             for run in behind:
                 if is_finite(run):
                     save_cell(run, args)
-        if caught or not active:
+        if stopped or not active:
             return
 
 
@@ -595,7 +611,10 @@ def finished(out: Path, cells: list[Cell], steps: int) -> dict[Cell, np.ndarray]
         path = folder(out, cell) / "log.csv"
         if path.exists():
             log = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
-            if log.size and (log["step"][-1] >= steps or np.isnan(log["FID"][-1])):
+            if not log.size:
+                continue
+            diverged = np.isnan(log["FID"][-1])
+            if diverged or log["step"][-1] >= steps:
                 logs[cell] = log
     return logs
 
@@ -642,7 +661,7 @@ def write_report(out: Path, cells: list[Cell], steps: int, judge: Judge, about: 
         logs = finished(out, cells, steps)
         if not logs:
             return "no cell is finished yet"
-        verdicts = {cell: judge.judge(log) for cell, log in logs.items()}
+        verdicts = {cell: judge.verdict_of(log) for cell, log in logs.items()}
         table = make_table(logs, verdicts)
         text = f"{about}\n\n{judge.describe()}\n\n{table}"
         with runs.write_file(out / "table.md") as file:
@@ -672,17 +691,17 @@ def draw_figure7(out: Path, logs: dict[Cell, np.ndarray], verdicts: dict[Cell, s
     panels = figure.subplots(len(rows), 2 * len(losses) + 2, squeeze=False)
     for row, axes in zip(rows, panels):
         for i, loss in enumerate(losses):
-            seeds = [cell for cell in logs if cell[:3] == (*row, loss)]
-            seeds.sort(key=lambda cell: np.nan_to_num(logs[cell]["FID"][-1], nan=np.inf))
+            group = [cell for cell in logs if cell[:3] == (*row, loss)]  # a cell for each seed
+            group.sort(key=lambda cell: np.nan_to_num(logs[cell]["FID"][-1], nan=np.inf))
             best, worst = axes[2 * i], axes[2 * i + 1]
             best.axis("off")
             worst.axis("off")
-            if seeds:
-                show_samples(best, out, seeds[0], verdicts)
-            if len(seeds) > 1:
-                show_samples(worst, out, seeds[-1], verdicts)
-            draw_curves(axes[-2], "FID", logs, seeds, f"C{i}")
-            draw_curves(axes[-1], "diversity", logs, seeds, f"C{i}")
+            if group:
+                show_samples(best, out, group[0], verdicts)
+            if len(group) > 1:
+                show_samples(worst, out, group[-1], verdicts)
+            draw_curves(axes[-2], "FID", logs, group, f"C{i}")
+            draw_curves(axes[-1], "diversity", logs, group, f"C{i}")
         axes[-2].set(yscale="log", xlabel="step")
         axes[-1].set(xlabel="step")
         axes[-2].set_title(f"{' '.join(row)}: FID", fontsize=8)
@@ -704,9 +723,9 @@ def show_samples(axes, out: Path, cell: Cell, verdicts: dict[Cell, str]) -> None
     )
 
 
-def draw_curves(axes, name: str, logs: dict[Cell, np.ndarray], seeds: list[Cell], color: str) -> None:
-    """A column of the logs over steps, a line for each seed of one loss."""
-    for i, cell in enumerate(seeds):
+def draw_curves(axes, name: str, logs: dict[Cell, np.ndarray], cells: list[Cell], color: str) -> None:
+    """A column of the logs over steps, a line for each of these cells, which have one loss."""
+    for i, cell in enumerate(cells):
         axes.plot(logs[cell]["step"], logs[cell][name], color, label=None if i else cell.loss)
 
 
@@ -717,7 +736,7 @@ def due(step: int, every: int, last: int) -> bool:
 
 
 def open_data(args: Namespace, device: torch.device) -> tuple[Tensor | Images, Images]:
-    """The pictures, up to IN_MEMORY bytes decoded onto the device, else Images; and what they come from."""
+    """The pictures, a tensor on the device, or `images` itself if that is above IN_MEMORY; and `images`."""
     images = open_images(args.data, args.size, args.fit, args.limit or None)
     if args.batch_size > len(images):
         raise DataError(f"--batch-size {args.batch_size} is larger than the data: {len(images)} pictures")
@@ -755,16 +774,20 @@ def args_text(args: Namespace) -> bytes:
 
 
 def check_resume(args: Namespace, data: str) -> None:
-    """Raises DataError if --resume does not name a grid's checkpoint. Says if the data have changed."""
+    """Raises DataError if --resume names no checkpoint of such a grid. Says if the data have changed."""
     checkpoint = runs.load_checkpoint(args.resume)
     if "settings" not in checkpoint["args"] or "G" in checkpoint:  # of another script, or of a cell
         raise DataError(f"{args.resume} is not the last.pt of a grid")
+    for name in FIXED:
+        value = checkpoint["args"].get(name)
+        if value != getattr(args, name):
+            raise DataError(f"--{name} is {value} in {args.resume} and cannot change: cells rest on it")
     if checkpoint.get("data") not in (None, data):
         print(f"the data of {args.data} are not those of the steps before: they have changed")
 
 
 def wait_for_rank_0(out: Path, args: Namespace, seconds: float = 600) -> None:
-    """Until rank 0 has opened the run directory for these arguments. Raises DataError if it does not."""
+    """Waits until rank 0 has opened the run directory with these arguments; DataError after `seconds`."""
     path = out / "args.json"
     deadline = time.monotonic() + seconds
     while not path.exists() or path.read_bytes() != args_text(args):
@@ -801,7 +824,7 @@ def train(args: Namespace) -> None:
             wait_for_rank_0(out, args)
 
         judge = Judge(pictures, images.labels, kind, args, device)
-        flags = " ".join(runs.as_flags(saved, saved))
+        flags = shlex.join(runs.as_flags(saved, saved))
         about = f"{len(images):,} pictures, {device}, torch {torch.__version__}, {flags}"
         if rank == 0:
             print(f"{out}: {about}\n{judge.describe()}", flush=True)
@@ -817,7 +840,9 @@ def train(args: Namespace) -> None:
                 if caught:
                     break
 
-        missing = len(cells) - len(finished(out, cells, args.steps))  # first: others may end in between
+        missing = len(cells) - len(
+            finished(out, cells, args.steps)
+        )  # counted first: if 0, the report is complete
         table = write_report(out, cells, args.steps, judge, about)
         if missing and world > 1:
             print(
@@ -830,7 +855,7 @@ def train(args: Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line `argv`; by default the program's own."""
+    """The program; argv is by default sys.argv[1:]."""
     with one_line_errors(Path(__file__).name):
         train(parse_args(argv))
 

@@ -5,7 +5,7 @@ import os
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Iterator
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 OUT_OF_MEMORY = (
     "out of memory",
@@ -19,7 +19,7 @@ class DataError(Exception):
     """Bad input. Its message is one line for the user, shown without a traceback."""
 
     def __init__(self, message: str):
-        # A DataLoader worker wraps its traceback around the message: take what stands behind its last name.
+        # A DataLoader worker puts its traceback before the message: keep what follows the error's name.
         _, _, message = str(message).rpartition("data.DataError: ")
         super().__init__(" ".join(message.split()))
 
@@ -33,7 +33,7 @@ def make_parser(prog: str, description: str) -> ArgumentParser:
     return parser
 
 
-def fail(prog: str, message: object) -> None:
+def fail(prog: str, message: object) -> NoReturn:
     """Ends the program because of bad input: one line, exit code 2."""
     print(f"{prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(2)
@@ -59,9 +59,12 @@ def one_line_errors(prog: str, again: str = "") -> Iterator[None]:
         reason = str(error)
         if isinstance(error, MemoryError) or any(words in reason.lower() for words in OUT_OF_MEMORY):
             first, _, _ = reason.partition(". ")
-            fail(prog, f"out of memory: lower --batch-size, --width, --size or --seeds ({first})")
+            fail(
+                prog,
+                f"out of memory ({first}): use smaller settings, such as --batch-size, --size or --width",
+            )
         if "DataLoader worker" in reason:
-            fail(prog, f"{reason.strip(' .')}; --workers 0 reads without any")
+            fail(prog, f"{reason.strip(' .')}; try --workers 0")
         raise
 
 
@@ -78,7 +81,7 @@ def make_output_safe() -> None:
 
 
 class Output:
-    """A text stream that goes on without its reader: what is written after that one has gone is dropped."""
+    """A text stream that drops its output once the reader is gone, instead of raising BrokenPipeError."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream

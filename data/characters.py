@@ -92,7 +92,7 @@ def open_characters(
 
     found = f"{spec}: {len(labels):,} samples of {len(table):,} classes to {split} on"
     if not labels and table and split == "test":
-        raise DataError(f"{found}: of so few files none is held out")
+        raise DataError(f"{found}: too few files to hold any out for testing")
     if not labels or len(table) < (classes or 1):
         raise DataError(f"{found}, but asked for {classes or 'all'} classes of charset {charset}")
     missing = set(range(len(table))) - set(labels)

@@ -4,7 +4,10 @@ curl transfers, and continues what broke off when the command runs again. Neithe
 lengths and the CRCs in the zip files are checked.
 """
 
+import contextlib
 import errno
+import fcntl
+import os
 import re
 import shlex
 import shutil
@@ -12,6 +15,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -25,7 +29,7 @@ HWDB = "http://www.nlpr.ia.ac.cn/databases/Download/Offline/CharData"
 HWDB_ZIPS = ("Gnt1.0TrainPart1.zip", "Gnt1.0TrainPart2.zip", "Gnt1.0TrainPart3.zip", "Gnt1.0Test.zip")
 PAUSES = (1, 3, 10, 30, 60, 120)  # seconds before the next try while nothing new arrives; then we give up
 AGAIN = "what has arrived is kept, run the same command again to continue"
-WRITE_ERROR, NO_RANGES = 23, 33  # exit codes of curl
+WRITE_ERROR, NO_RANGES = 23, 33  # exit codes of curl; the latter: the server cannot continue a download
 
 
 # ---------------------------------------------------------------- transfer
@@ -49,8 +53,10 @@ def ask_length(url: str) -> int | None:
 
 
 def transfer(url: str, part: Path, pauses: tuple) -> None:
-    """Append to `part` what it lacks, by curl, as often as something new arrives."""
+    """Completes `part` with curl, and tries again as long as new bytes arrive."""
     if not shutil.which("curl"):
+        if size_of(part):
+            raise DataError(f"only curl can continue {part}: install it, or delete the file to start again")
         print("there is no curl, which could continue: downloading from the start", flush=True)
         transfer_from_start(url, part)
         return
@@ -66,13 +72,15 @@ def transfer(url: str, part: Path, pauses: tuple) -> None:
         problem = answer.stdout or f"curl ended with code {answer.returncode}"
         if answer.returncode == WRITE_ERROR:
             raise DataError(f"{part} cannot be written ({problem}); {AGAIN}")
+        if answer.returncode == NO_RANGES:
+            raise DataError(
+                f"{url}: {problem}; the same command tries again, or starts over if you delete {part}"
+            )
         if size_of(part) > best:
             best, tries = size_of(part), 0
         tries += 1
         if tries > len(pauses):
             raise DataError(f"{url}: {problem}; given up after {tries} tries; {AGAIN}")
-        if answer.returncode == NO_RANGES:
-            part.unlink()
         print(f"{problem}, trying again", flush=True)
         time.sleep(pauses[tries - 1])
 
@@ -90,51 +98,76 @@ def size_of(path: Path) -> int:
 
 
 def fetch(url: str, target: Path, pauses: tuple = PAUSES) -> None:
-    """The zip file at url -> `target`, or if that is not called .zip: a folder with the zip's data.mdb."""
+    """The zip file at url -> `target`, or if that is not called .zip: a folder with the zip's data.mdb.
+
+    A file gets its name when it is complete, so one that exists is left as it is.
+    """
     to_unpack = target.suffix != ".zip"
     own, part = Path(f"{target}.zip"), Path(f"{target}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"the folder {target.parent} cannot be made ({error.strerror})") from error
+    if (target / "data.mdb" if to_unpack else target).exists():
+        part.unlink(missing_ok=True)  # left by a run that was killed just before its end
+        return
     if to_unpack and own.exists():  # the user got it in another way
         print(f"{own} -> {target}", flush=True)
-        check(own, target)
+        unpack_data(own, target)
         return
     print(f"{url} -> {target}", flush=True)
+    with lock_part(part):
+        download(url, part, pauses, copies=2 if to_unpack else 1)  # LSUN: the zip and what comes out of it
+        if to_unpack:
+            unpack_data(part, target)
+            part.unlink()
+        else:
+            check_crcs(part)
+            part.rename(target)
+
+
+def download(url: str, part: Path, pauses: tuple, copies: int) -> None:
+    """All of the file at url -> `part`, which may hold a beginning of it. Needs space for so many copies."""
     length = ask_length(url)
     if length is not None and size_of(part) > length:  # no part of this file
         part.unlink()
     if length is None or size_of(part) < length:
-        copies = 2 if to_unpack else 1  # LSUN: the zip and what comes out of it
         need = copies * (length or 0) - size_of(part)
-        if need > shutil.disk_usage(target.parent).free:
-            raise DataError(f"{target.parent} lacks the {need / 1e6:,.0f} MB of space still needed; {AGAIN}")
+        if need > shutil.disk_usage(part.parent).free:
+            raise DataError(f"{part.parent} lacks the {need / 1e6:,.0f} MB of space still needed; {AGAIN}")
         transfer(url, part, pauses)
     if length and size_of(part) != length:
         raise DataError(f"{url}: {size_of(part):,} of {length:,} bytes have arrived; {AGAIN}")
-    check(part, target if to_unpack else None)
-    if to_unpack:
-        part.unlink()
-    else:
-        part.rename(target)
+
+
+@contextlib.contextmanager
+def lock_part(part: Path) -> Iterator[None]:
+    """Keeps a second download from appending to the same part. DataError if there is one."""
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        file = open(part, "ab")
+    except OSError as error:
+        raise DataError(f"{part} cannot be written ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another data.download is writing {part}") from None
+        try:
+            yield
+        finally:
+            if not size_of(part):
+                part.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- zip files
-def check(path: Path, folder: Path | None) -> None:
-    """Check names, sizes and CRCs in a zip file. With `folder`, its data.mdb and nothing else goes there."""
-    with open(path, "rb") as file:
-        if file.read(1) == b"<":
-            raise DataError(f"{path} is a web page and no zip file; delete it and run the same command again")
+@contextlib.contextmanager
+def open_zip(path: Path) -> Iterator[ZipFile]:
+    """A zip file whose members have been checked. Whatever is wrong with it becomes a DataError."""
     try:
+        with open(path, "rb") as file:
+            is_web_page = file.read(1) == b"<"
+        if is_web_page:
+            raise DataError(f"{path} is a web page and no zip file; delete it and run the same command again")
         with ZipFile(path) as archive:
             check_members(path, archive)
-            if folder:
-                unpack(path, archive, folder)
-            else:
-                damaged = archive.testzip()
-                if damaged:
-                    raise ValueError(f"wrong CRC of {damaged!r}")
+            yield archive
     except DataError:
         raise
     except Exception as error:  # zipfile fails on a bad file in a dozen ways, EINVAL from a seek is one
@@ -151,19 +184,30 @@ def check_members(path: Path, archive: ZipFile) -> None:
         if name.endswith(".alz"):
             print(f"{path} holds {name!r}, an ALZip archive: unpack that with the program unalz")
     if sum(info.file_size for info in archive.infolist()) > 20 * path.stat().st_size + 2**20:
-        raise DataError(f"{path} is refused: more than 20-fold packed, photos and scans never are")
+        raise DataError(f"{path} is refused: it would unpack to more than 20 times its size")
 
 
-def unpack(path: Path, archive: ZipFile, folder: Path) -> None:
-    """data.mdb gets its name when it is whole."""
-    found = [info for info in archive.infolist() if info.filename.endswith("/data.mdb")]
-    if len(found) != 1:
-        raise DataError(f"{path} is refused: it holds {len(found)} files data.mdb instead of one")
-    folder.mkdir(exist_ok=True)
-    unpacked = folder / "data.mdb.part"
-    with archive.open(found[0]) as source, open(unpacked, "wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)  # checks the CRC as it goes
-    unpacked.rename(folder / "data.mdb")
+def check_crcs(path: Path) -> None:
+    """Reads the whole zip file at path. DataError if it is damaged."""
+    with open_zip(path) as archive:
+        damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"wrong CRC of {damaged!r}")
+
+
+def unpack_data(path: Path, folder: Path) -> None:
+    """The data.mdb in the zip file at path -> folder/data.mdb, which gets its name when it is complete."""
+    with open_zip(path) as archive:
+        found = [info for info in archive.infolist() if info.filename.endswith("/data.mdb")]
+        if len(found) != 1:
+            raise DataError(f"{path} is refused: it holds {len(found)} files data.mdb instead of one")
+        folder.mkdir(exist_ok=True)
+        unpacked = folder / "data.mdb.part"
+        with archive.open(found[0]) as source, open(unpacked, "wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)  # checks the CRC as it goes
+            file.flush()
+            os.fsync(file.fileno())
+        unpacked.rename(folder / "data.mdb")
 
 
 # ---------------------------------------------------------------- command line
@@ -187,9 +231,7 @@ def main(argv: list[str] | None = None, lsun: str = LSUN, hwdb: str = HWDB, paus
         parser.error("give hwdb1.0 alone, or lsun and a category such as bedroom")
     with one_line_errors("data.download", AGAIN):
         for target, url in wanted.items():
-            complete = target if target.suffix == ".zip" else target / "data.mdb"
-            if not complete.exists():  # names are given last: what exists is complete
-                fetch(url, target, pauses)
+            fetch(url, target, pauses)
     print(f"complete; next: python {command} --gpu 0")
 
 

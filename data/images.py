@@ -54,7 +54,7 @@ def open_images(spec: str, size: int, fit: str = "squash", limit: int | None = N
     """
     source = find_source(spec, size)
     path = prepared_path(spec, size, fit)
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, False for a name that is too long
         problem = find_problem(path, source, size, limit) if source else None
         if problem:
             again = f"rm {shlex.quote(str(path))}; python -m data.prepare {shlex.quote(spec)}"
@@ -75,7 +75,10 @@ def open_images(spec: str, size: int, fit: str = "squash", limit: int | None = N
 def prepared_path(spec: str, size: int, fit: str) -> Path:
     """Where the prepared array of spec stands: lsun/bedroom_112_squash.npy beside lsun/bedroom_train_lmdb."""
     path = Path(os.path.abspath(spec))
-    return path.with_name(f"{path.name.removesuffix('_lmdb').removesuffix('_train')}_{size}_{fit}.npy")
+    name = path.name
+    if name.endswith("_lmdb"):
+        name = name.removesuffix("_lmdb").removesuffix("_train")
+    return path.parent / f"{name}_{size}_{fit}.npy"
 
 
 def find_problem(path: Path, source: "Source", size: int, limit: int | None) -> str | None:
@@ -84,8 +87,6 @@ def find_problem(path: Path, source: "Source", size: int, limit: int | None) -> 
         array = Array(path, size)
     except DataError as error:
         return str(error)
-    except OSError as error:
-        return f"it cannot be read ({error.strerror})"
     if array.fingerprint != source.fingerprint:
         return "the pictures have changed since it was made"
     if array.limit not in (None, limit):
@@ -98,7 +99,7 @@ class Images(torch.utils.data.Dataset):
 
     labels: int64 [n], and classes: the sorted names, if every key or path is CLASS/..., else None.
     fingerprint: of the source. nbytes: of all of them, decoded.
-    bad: the places of those that did not decode in this process; the next one that does stood in.
+    bad: numbers of the pictures that did not decode in this process, and were replaced by the next that did.
     """
 
     def __init__(self, source: "Source", size: int, fit: str, limit: int | None = None):
@@ -150,7 +151,8 @@ class Images(torch.utils.data.Dataset):
                         print(f"data: {problem}; the next one stands in, as for all like it", file=sys.stderr)
                     self.bad.add(index)
             return picture
-        raise DataError(f"{problem}, nor do the next 99: are these pictures?")
+        tried = min(100, len(self))
+        raise DataError(f"{problem}, nor does any other of {tried} that were tried: are these pictures?")
 
 
 def decode_all(images: Images) -> Tensor:
@@ -232,7 +234,7 @@ def open_picture(value: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(value))
     except UnidentifiedImageError:
         raise ValueError("Pillow does not know what it is") from None
-    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     ImageOps.exif_transpose(image, in_place=True)
     if sixteen_bits:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip
@@ -356,8 +358,8 @@ class Array(Source):
     def __init__(self, path: Path, size: int):
         try:
             array = np.lib.format.open_memmap(path, mode="r")  # unpickles nothing, believes no header
-        except OSError:
-            raise  # cannot be read: the caller says why
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror})") from error
         except Exception as error:  # a damaged file fails in any way it likes
             raise DataError(f"{path} is no folder, LMDB directory or whole array of data.prepare") from error
         if array.dtype != np.uint8 or array.shape[1:] != (size, size, 3) or not len(array):
@@ -560,7 +562,7 @@ def load_keys(folder: Path, fingerprint: str) -> np.ndarray:
 
 def cache_path(name: str) -> Path:
     """A file in the folder for what can be made again: ~/.cache/lsgan, or where XDG_CACHE_HOME says."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lsgan" / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lsgan", name)
 
 
 def read_cached_keys(cache: Path, entries: int) -> np.ndarray | None:

@@ -41,6 +41,7 @@ def prepare(
     about["limit"] = None if n == source.n else n
     if is_complete(path, about):
         return path
+    check_json_is_ours(path.with_suffix(".json"))
 
     with open_part(path, images.nbytes) as part:
         if is_complete(path, about):  # another process was faster
@@ -60,7 +61,7 @@ def prepare(
 
 def is_complete(path: Path, about: dict) -> bool:
     """Whether the array is there. DataError if one of other pictures is."""
-    if not path.exists():
+    if not os.path.exists(path):
         return False
     try:
         there = json.loads(path.with_suffix(".json").read_text())
@@ -75,6 +76,12 @@ def is_complete(path: Path, about: dict) -> bool:
     return True
 
 
+def check_json_is_ours(path: Path) -> None:
+    """DataError if there is a file of somebody else where we write what the array is of."""
+    if os.path.exists(path) and "fingerprint" not in path.read_text(errors="replace"):
+        raise DataError(f"{path} exists and is not of data.prepare: move it away, or give another --out")
+
+
 @contextlib.contextmanager
 def open_part(path: Path, length: int) -> Iterator[BinaryIO]:
     """The empty file `path`.part, for this process alone. If it has not got its final name, it is removed."""
@@ -87,8 +94,11 @@ def open_part(path: Path, length: int) -> Iterator[BinaryIO]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise DataError(f"another data.prepare is writing {part}") from None
+        except OSError as error:
+            part.unlink()
+            raise DataError(f"{part} cannot be locked ({error.strerror})") from error
         # Between open and flock another process may have finished, and given this very file its final name.
         if not part.exists() or not os.path.samestat(os.fstat(file.fileno()), part.stat()):
             raise DataError(f"another data.prepare has just finished with {part}: run the same command again")
@@ -114,9 +124,9 @@ def write_pictures(part: BinaryIO, images: Images) -> None:
     begin, each = part.tell(), images.size**2 * 3
 
     def put(start, batch):
-        data = batch.numpy().tobytes()
-        if os.pwrite(part.fileno(), data, begin + start * each) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for i, picture in enumerate(batch, start):
+            if os.pwrite(part.fileno(), picture.numpy().tobytes(), begin + i * each) < each:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     try:
         read_all(images, put)

@@ -47,6 +47,17 @@ def at_least(least: float, kind: type = int) -> Callable[[str], float]:
     return parse
 
 
+def finite(text: str) -> float:
+    """An argparse type: any number but nan, inf and -inf."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(number):
+        raise ArgumentTypeError(f"must be finite, not {text}")
+    return number
+
+
 def below_one(text: str) -> float:
     """An argparse type: at least 0, below 1."""
     number = at_least(0, float)(text)
@@ -95,6 +106,20 @@ def not_empty(text: str) -> str:
     if not text:
         raise ArgumentTypeError("must not be empty")
     return text
+
+
+def new_file(ending: str) -> Callable[[str], Path]:
+    """An argparse type: a file to be written, with this ending, in a folder that exists."""
+
+    def parse(text: str) -> Path:
+        path = Path(text)
+        if path.suffix != ending:
+            raise ArgumentTypeError(f"must end in {ending}, not {text!r}")
+        if not os.path.isdir(path.parent):
+            raise ArgumentTypeError(f"there is no folder {path.parent}")
+        return path
+
+    return parse
 
 
 def parse_args(
@@ -282,7 +307,7 @@ def catch_signals() -> Iterator[list[int]]:
         return
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, lambda number, frame: caught.append(number))
+        before[number] = signal.signal(number, lambda caught_number, frame: caught.append(caught_number))
     try:
         yield caught
     finally:
@@ -318,6 +343,20 @@ def leave_process_group(worker: int) -> None:
 
 
 # ---------------------------------------------------------------- run directory and files
+def check_unused(out: Path, resume: str | None) -> None:
+    """Raises DataError if something is in the run directory, unless that is the run to be resumed."""
+    if resume and Path(resume).resolve() == (out / "last.pt").resolve():
+        return
+    try:
+        found = set(os.listdir(out)) if out.exists() else set()
+    except OSError as error:
+        raise DataError(f"the run directory {out} cannot be read ({error.strerror})") from error
+    if found - {".lock", "last.pt.tmp"}:
+        raise DataError(
+            f"{out} is in use: --resume goes on from its last.pt, --out FOLDER starts another run"
+        )
+
+
 @contextlib.contextmanager
 def open_run(out: Path, resume: str | None, rank: int = 0) -> Iterator[None]:
     """Makes the run directory and keeps other runs out of it. Of several processes, rank 0 does so for all.
@@ -328,16 +367,8 @@ def open_run(out: Path, resume: str | None, rank: int = 0) -> Iterator[None]:
     if rank > 0:
         yield
         return
-    in_place = resume and Path(resume).resolve() == (out / "last.pt").resolve()
-
-    def check_empty() -> None:
-        if not in_place and out.exists() and set(os.listdir(out)) - {".lock", "last.pt.tmp"}:
-            raise DataError(
-                f"{out} is in use: --resume goes on from its last.pt, --out FOLDER starts another run"
-            )
-
+    check_unused(out, resume)
     try:
-        check_empty()  # before anything is written
         out.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(out / ".lock")
         lock.acquire(timeout=0)
@@ -346,7 +377,7 @@ def open_run(out: Path, resume: str | None, rank: int = 0) -> Iterator[None]:
     except OSError as error:
         raise DataError(f"the run directory {out} cannot be written ({error.strerror})") from error
     try:
-        check_empty()  # another process may have been faster
+        check_unused(out, resume)  # another process may have been faster
         yield
     finally:
         lock.release()
@@ -368,9 +399,10 @@ def write_file(path: Path) -> Iterator[io.BytesIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise DataError(f"{path} cannot be written ({error.strerror}); what was there is kept") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # is there only if something went wrong
 
 
 def write_args_and_log(out: Path, args: Namespace, rows: list[str]) -> None:
@@ -448,7 +480,7 @@ def restore(args: Namespace, objects: dict, data: str) -> tuple[int, list[str]]:
     """The step that a run goes on from and the rows of its log so far; `objects` get their states.
 
     Without --resume that is step 0. data: the fingerprint of the data. Prints a line if the checkpoint was
-    made with others, which is allowed.
+    made with other data, which is allowed.
     """
     if not args.resume:
         return 0, [LOG_HEADER]

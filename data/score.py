@@ -32,7 +32,7 @@ from tqdm import tqdm
 from data import DataError, make_parser, one_line_errors
 from data.characters import open_characters
 from data.images import cache_path, decode_all, open_images
-from data.runs import at_least, load_checkpoint, save_checkpoint, wilson, write_file
+from data.runs import at_least, load_checkpoint, new_file, save_checkpoint, wilson, write_file
 
 LEAST_STEPS = 400  # of the classifier's training: half a minute to two minutes on a CPU
 IN_MEMORY = 2e9  # bytes of decoded real pictures that are kept in memory; more are read as they are needed
@@ -152,9 +152,6 @@ def train_classifier(train: Labelled, width: int, steps: int, device: Device = "
     return net
 
 
-not_kept: dict[Path, dict] = {}  # states of classifiers whose file cannot be written: for this process only
-
-
 def load_classifier(train: Labelled, test: Labelled, device: Device = "cpu") -> Network:
     """The classifier of this data: from ~/.cache/lsgan, or else trained now and kept there.
 
@@ -187,9 +184,6 @@ def load_classifier(train: Labelled, test: Labelled, device: Device = "cpu") -> 
 
 def read_classifier(path: Path, net: Network) -> bool:
     """Gives `net` the weights that were kept; False if there are none, or they are damaged."""
-    if path in not_kept:
-        net.load_state_dict(not_kept[path])
-        return True
     try:
         load_checkpoint(path, {"net": net})
     except DataError:
@@ -202,7 +196,6 @@ def keep_classifier(path: Path, net: Network) -> None:
         save_checkpoint(path, {"net": net}, args={}, step=0, log=[])
     except DataError as error:
         print(f"the classifier is not kept for the next time: {error}", file=sys.stderr)
-        not_kept[path] = net.state_dict()
 
 
 @torch.inference_mode()
@@ -316,23 +309,27 @@ def add_neighbours(
     path: Path,
     rows: list[dict],
     sets: list[np.ndarray],
+    fakes: list[Tensor],
     pictures: Pictures,
     train: Tensor,
-    net: nn.Module,
-    device: Device,
 ) -> None:
     """Adds what `copying` finds to the rows, and writes a PNG about the best of the sets.
 
-    pictures, train: what the generator was trained on, and its features. The PNG: the eight samples that lie
-    nearest to training pictures, each in front of the three nearest of these.
+    sets, fakes: generated pictures, and their features. pictures, train: what the generator was trained on,
+    and its features. The PNG: the eight samples that lie nearest to training pictures, each in front of the
+    three nearest of these. If copying cannot tell, prints why.
     """
-    for row, samples in zip(rows, sets):
-        row |= copying(features(samples, net, device), train)
-    samples = sets[best_of(rows)]
-    distances, places = nearest(features(samples, net, device), train, 3)
+    try:
+        for row, fake in zip(rows, fakes):
+            row |= copying(fake, train)
+    except DataError as error:
+        print(f"data.score: --neighbours: {error}", file=sys.stderr)
+        return
+    best = best_of(rows)
+    distances, places = nearest(fakes[best], train, 3)
     shown = []
     for i in distances[:, 0].argsort()[:8].tolist():
-        shown.append(fetch(samples, np.array([i])))
+        shown.append(fetch(sets[best], np.array([i])))
         shown.append(fetch(pictures, places[i].numpy()))
     with write_file(path) as file:
         save_image(torch.cat(shown) / 255, file, format="png", nrow=4, pad_value=1)
@@ -354,11 +351,12 @@ def load_samples(path: Path | str) -> np.ndarray:
     if samples.shape[3:] == (1,):
         samples = samples[..., 0]
     shape = samples.shape[1:]
-    grey, colour = shape == (28, 28), len(shape) == 3 and shape == (shape[0], shape[0], 3)
-    if samples.dtype != np.uint8 or not samples.size or not (grey or colour):
+    is_grey = shape == (28, 28)
+    is_colour = len(shape) == 3 and shape[0] == shape[1] and shape[2] == 3
+    if samples.dtype != np.uint8 or not samples.size or not (is_grey or is_colour):
         raise DataError(f"{path}: {samples.dtype} {samples.shape}, not uint8 (n, S, S, 3) or (n, 28, 28)")
     if not any((picture != samples[0]).any() for picture in samples):
-        raise DataError(f"{path} holds one picture, {len(samples):,} times")
+        raise DataError(f"{path} holds no two different pictures")
     return samples
 
 
@@ -466,9 +464,12 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--limit", type=at_least(0), default=0, help="use so many real pictures, spread evenly; 0: all")
     add("--classes", type=at_least(0), default=0, help="characters: as given to the script")
     add("--charset", default="level1", help="characters: as given to the script")
-    add("--curve", type=Path, metavar="FILE", help="write a PNG of the scores over steps")
+    add("--curve", type=new_file(".png"), metavar="FILE", help="write a PNG of the scores over steps")
     add(
-        "--neighbours", type=Path, metavar="FILE", help="are pictures copied? write a PNG of the nearest, too"
+        "--neighbours",
+        type=new_file(".png"),
+        metavar="FILE",
+        help="are pictures copied? write a PNG of the nearest, too",
     )
     return parser.parse_args(argv)
 
@@ -483,12 +484,11 @@ def open_sets(paths: list[Path]) -> list[np.ndarray]:
     return sets
 
 
-def score_set(samples: np.ndarray, net: nn.Module, real: Tensor, device: Device) -> dict[str, float | str]:
-    """compare() of generated pictures with the features of real ones, under names that name the extractor.
+def score_set(fake: Tensor, real: Tensor, net: nn.Module) -> dict[str, float | str]:
+    """compare() of features of generated and of real pictures, under names that name the extractor `net`.
 
     FID is a sentence where there are too few pictures for it.
     """
-    fake = features(samples, net, device)
     found = compare(fake, real, net.head)
     if np.isnan(found["FID"]):
         found["FID"] = f"needs {4 * fake.shape[1]:,} pictures on both sides"
@@ -506,16 +506,17 @@ def score_pictures(args: Namespace, sets: list[np.ndarray], device: Device) -> l
     else:
         net = make_extractor(args.extractor, size)
     seen = features(real, net, device)
-    rows = [score_set(samples, net, seen, device) for samples in sets]
+    fakes = [features(samples, net, device) for samples in sets]
+    rows = [score_set(fake, seen, net) for fake in fakes]
     if args.neighbours:
-        add_neighbours(args.neighbours, rows, sets, real, seen, net, device)
+        add_neighbours(args.neighbours, rows, sets, fakes, real, seen)
     return rows
 
 
 def score_characters(args: Namespace, sets: list[np.ndarray], device: Device) -> list[dict]:
     """A row of scores for each set of characters, uint8 [n, 28, 28]: against those of held-out writers.
 
-    How readable they are is always for the classifier to say, whatever --extractor the other scores use.
+    The classifier always judges how readable they are, whatever --extractor is.
     """
     settings = args.data, args.charset, args.classes or None, args.fit
     train, test = (open_characters(*settings, split) for split in ("train", "test"))
@@ -525,17 +526,18 @@ def score_characters(args: Namespace, sets: list[np.ndarray], device: Device) ->
     reader = load_classifier(train, test, device)
     net = reader if args.extractor == "classifier" else make_extractor(args.extractor, 28)
     seen = features(test.pictures, net, device)
-    rows = []
-    for samples, y in zip(sets, labels):
-        rows.append(score_set(samples, net, seen, device) | readability(samples, y, reader, test, device))
+    fakes = [features(samples, net, device) for samples in sets]
+    rows = [score_set(fake, seen, net) for fake in fakes]
+    for row, samples, y in zip(rows, sets, labels):
+        row |= readability(samples, y, reader, test, device)
     if args.neighbours:
-        seen = features(train.pictures, net, device)
-        add_neighbours(args.neighbours, rows, sets, train.pictures, seen, net, device)
+        trained_on = features(train.pictures, net, device)
+        add_neighbours(args.neighbours, rows, sets, fakes, train.pictures, trained_on)
     return rows
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line `argv`; by default the program's own."""
+    """The program; argv is by default sys.argv[1:]."""
     args = parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with one_line_errors("data.score"):

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from data import DataError, make_parser, one_line_errors
-from data.runs import at_least, wilson, write_file
+from data.runs import at_least, new_file, wilson, write_file
 from data.score import load_samples
 
 TEMPLATE = Path(__file__).with_name("vote.html")
@@ -47,8 +47,7 @@ def make_page(a: np.ndarray, b: np.ndarray, pairs: int = 200, seed: int = 0) -> 
     """Pictures of two models, uint8 [n, size, size, 3] or grey [n, size, size] -> (name of the study, page).
 
     Takes `pairs` pictures of each at random, none twice. DataError: too few of them, A and B of different
-    sizes, or a page above 20 MB. The study's name is a hash of the pictures and
-    the number of pairs.
+    sizes, or a page above 20 MB. The study's name is a hash of the pictures and the number of pairs.
     """
     if a.shape[1:] != b.shape[1:]:
         raise DataError(f"A holds pictures of shape {a.shape[1:]}, B of {b.shape[1:]}: they must be alike")
@@ -154,9 +153,9 @@ def count(votes: list[Vote]) -> dict[str, int]:
         found["left chosen"] += vote.chosen == vote.left
         by_pair[vote.pair].append(vote.chosen)
     shared = [chosen for chosen in by_pair.values() if len(chosen) > 1]
-    twos = [two for chosen in shared for two in combinations(chosen, 2)]
-    found |= {"shared pairs": len(shared), "twos": len(twos)}
-    return found | {"twos that agree": sum(first == second for first, second in twos)}
+    comparisons = [two for chosen in shared for two in combinations(chosen, 2)]  # of two voters' choices
+    found |= {"shared pairs": len(shared), "comparisons": len(comparisons)}
+    return found | {"agreements": sum(first == second for first, second in comparisons)}
 
 
 def share(k: int, n: int) -> str:
@@ -170,14 +169,15 @@ def report(found: dict[str, int]) -> str:
     n = found["votes"]
     lines = [f"{n} votes of {found['voters']} voters; the intervals take all of them as independent"]
     lines.append(f"A looked more real in {share(found['A chosen'], n)}")
-    if found["twos"]:
-        agree = share(found["twos that agree"], found["twos"])
+    if found["comparisons"]:
+        agree = share(found["agreements"], found["comparisons"])
         lines.append(f"two voters of one pair agreed in {agree}; {found['shared pairs']} pairs are shared")
     else:
         lines.append("agreement: no pair was judged by two voters")
+    lines.append(f"A stood on the left in {share(found['A left'], n)}")
     low, high = wilson(found["A left"], n)
-    balanced = "balanced" if low <= 0.5 <= high else "NOT balanced"
-    lines.append(f"sides were {balanced}: A stood on the left in {share(found['A left'], n)}")
+    if not low <= 0.5 <= high:
+        lines.append("warning: the interval does not hold 50 %, so the sides were not drawn fairly")
     lines.append(f"the left picture was chosen in {share(found['left chosen'], n)}")
     return "\n".join(lines)
 
@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     add(
         "samples", nargs="*", metavar="SAMPLES", help="two samples.npy, of A and of B, as --sample wrote them"
     )
-    add("--out", default="vote.html", help="the page")
+    add("--out", type=new_file(".html"), default="vote.html", help="the page")
     add("--pairs", type=at_least(1), default=200, help="pairs of pictures, one of A and one of B")
     add("--seed", type=at_least(0), default=0, help="which pictures are taken follows from it")
     add("--count", nargs="+", metavar="CSV", help="count the votes in these files instead")
@@ -207,7 +207,7 @@ def main(argv: list[str] | None = None) -> None:
             parser.error("give two samples.npy, of A and of B, or --count and CSV files")
         a, b = (load_samples(path) for path in args.samples)
         study, page = make_page(a, b, args.pairs, args.seed)
-        with write_file(Path(args.out)) as file:
+        with write_file(args.out) as file:
             file.write(page.encode("utf-8"))
         print(f"{args.out}: study {study}, {args.pairs} pairs, {len(page) / 1e6:.1f} MB")
         print(f"A is {args.samples[0]}, B is {args.samples[1]}; the page does not say so")

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 import lsgan_scenes as scenes
 from data import make_parser, one_line_errors
 from data.images import decode_all, open_images
+from data.runs import at_least
 from data.score import compare, features, make_extractor
 
 
@@ -44,7 +45,7 @@ class Bfloat16(TorchFunctionMode):
     """Inside, layers compute what they do under torch.autocast in bfloat16, with float32 arithmetic."""
 
     LAYERS = {torch.conv2d, torch.conv_transpose2d, F.linear}
-    OUTPUT_ONLY = {torch.batch_norm, torch.tanh}  # weights stay float32; what comes in is rounded already
+    OUTPUT_ONLY = {F.batch_norm, torch.tanh}  # weights stay float32; what comes in is rounded already
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -78,13 +79,13 @@ def parse_args(argv: list[str] | None = None) -> tuple[Namespace, list[str]]:
     add = parser.add_argument
     add("--seeds", type=seeds, default=[0, 1, 2], help="comma between them")
     add("--emulate", action="store_true", help="bfloat16 by rounding, for CPUs without it")
-    add("--n", type=int, default=2000, help="generated pictures of a score")
+    add("--n", type=at_least(200), default=2000, help="generated pictures of a score")
     add("--runs", default="runs/amp", help="folder for the runs")
     return parser.parse_known_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line `argv`; by default the program's own."""
+    """The program; argv is by default sys.argv[1:]."""
     with one_line_errors("bench_amp.py"):
         compare_precisions(*parse_args(argv))
 

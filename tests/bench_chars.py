@@ -43,6 +43,7 @@ def main():
         parser.add_argument(f"--{flag}", type=int, default=default)
     args = parser.parse_args()
     device = runs.pick_device(args.gpu)
+    runs.set_arithmetic(tf32=True)
     torch.manual_seed(0)
     real = torch.rand(args.batch_size, 1, 28, 28).to(device)
     z = chars.noise(args.batch_size, 1024, 0, chars.Z, 1).to(device)

@@ -1,7 +1,8 @@
 """How fast pictures are read, beside torchvision's LSUN reader: `LSGAN_DATA=... python tests/bench_data.py`.
 
 One process and one thread. The routes take turns on the same pictures; medians over the rounds, in processor
-time, which a busy machine disturbs less than the clock. LSGAN_DATA names a folder that has
+time, which a busy machine disturbs less than the clock. The table of threads (one run each, by the clock) and
+the last line (processor time) are no medians. LSGAN_DATA names a folder that has
 lsun/bedroom_train_lmdb; without it toy rooms of 384x256 are written as WebP. Prints tables, never fails.
 """
 
@@ -83,7 +84,7 @@ def bench_reading(folder, kind):
     array = open_images(spec, SIZE)
     steps = [transforms.Resize(SIZE), transforms.CenterCrop(SIZE), transforms.ToTensor()]
     theirs = LSUNClass(spec + os.sep, transform=transforms.Compose(steps))
-    theirs.env.close()  # py-lmdb opens a file once in a process: reopened for each turn, outside the timing
+    theirs.env.close()  # py-lmdb opens a file once in a process: reopened for each turn, which takes 0.1 ms
     items = [np.random.default_rng(i).permutation(PICTURES)[:BATCH] for i in range(7)]
 
     def torchvision(chosen):

@@ -293,10 +293,11 @@ def score_systems(args: Namespace, pictures: Tensor, extractor: nn.Module) -> tu
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line `argv`; by default the program's own."""
+    """The program; argv is by default sys.argv[1:]."""
     with one_line_errors("bench_ebgan.py"):
         args = parse_args(argv)
         device = runs.pick_device(args.gpu)
+        runs.set_arithmetic(tf32=True)
         images = open_images(args.data, args.size, limit=args.limit)
         if len(images) < args.batch_size:
             raise DataError(f"--batch-size {args.batch_size} is more than the {len(images)} pictures")

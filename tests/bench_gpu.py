@@ -6,12 +6,12 @@
 
 The ways to do the same take turns; medians of the rounds, after a first round that is left out. "Obvious" is
 the loop of bench_scenes.py and bench_chars.py: G runs twice, D's weight gradients are computed in the G step
-and thrown away, memory is contiguous, Adam not fused. "dcgan" is written like that example of
-pytorch/examples, see dcgan_step. Both have TF32, as ours, and may choose convolutions that sum in any order.
+and thrown away, memory is contiguous, Adam as PyTorch has it by default. "dcgan" is written like that example
+of pytorch/examples, see dcgan_step. Both have TF32, as ours, but not ours' deterministic convolutions.
 
-Idle is the share of a step's time in which no kernel runs: kernel times as torch.profiler has them, over the
-time of a step without the profiler. The limits are computed, from the operations of a step (2 FLOP a MAC)
-and an estimate of the bytes it moves, and the card's data sheet.
+Idle is the share of a step's time in which no kernel runs: 1 minus the sum of the kernels' times, by
+torch.profiler, over the time of a step without the profiler. The limits are computed, from the operations
+of a step (2 FLOP a MAC), an estimate of the bytes it moves, and the card's data sheet.
 """
 
 import argparse
@@ -78,9 +78,8 @@ def time_steps(step: Callable, n: int, device: torch.device) -> float:
 
 
 def time_kernels(step: Callable, n: int, device: torch.device) -> float:
-    """Seconds of kernels and copies on the GPU in one of n steps; 0 on the CPU."""
-    activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
-    with profile(activities=[activity], acc_events=True) as profiler:
+    """Seconds of kernels and copies on the GPU in one of n steps."""
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         time_steps(step, n, device)
     microseconds = 0.0
     for event in profiler.events():
@@ -98,8 +97,9 @@ def measure(ways: dict[str, Callable], args: Namespace, device: torch.device) ->
     measured = {}
     for name, step in ways.items():
         median = statistics.median(seconds[name][1:])  # the first round warms up
-        busy = time_kernels(step, args.steps, device)
-        idle = max(0.0, 1 - busy / median) if device.type == "cuda" else None
+        idle = None
+        if device.type == "cuda":
+            idle = max(0.0, 1 - time_kernels(step, args.steps, device) / median)
         measured[name] = Measured(median, idle)
         print(f"{name}: {1000 * median:.2f} ms a step", file=sys.stderr)
     return measured
@@ -123,8 +123,8 @@ def dcgan_step(G, D, opt_g, opt_d, real, z, *y) -> None:
     """The loop of pytorch/examples' dcgan, with least squares. y: labels, if the networks take any.
 
     G runs once, but D's weight gradients are computed in the G step and thrown away, real and fake pictures
-    go backward one after the other, memory is contiguous, Adam as it comes, and five .item() a step, each of
-    which waits for the GPU, read what the loop prints.
+    go backward one after the other, memory is contiguous, Adam as PyTorch has it by default, and five .item()
+    a step, each of which waits for the GPU, read what the loop prints.
     """
     opt_d.zero_grad()
     d_real = D(real, *y)
@@ -261,7 +261,7 @@ def chars_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
 
 
 def start_compiling_anew(device: torch.device) -> None:
-    """Otherwise a new batch size would be compiled for all sizes, and some of the ways not at all."""
+    """Otherwise the second batch size would be compiled with dynamic shapes, and some ways not at all."""
     if device.type == "cuda":
         torch.compiler.reset()
         torch._dynamo.config.recompile_limit = 64
@@ -270,17 +270,19 @@ def start_compiling_anew(device: torch.device) -> None:
 def mixture_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
     """The loop of gaussian_mixture.py, draws included. A seed-step is a step of one seed with both losses."""
     runs.set_arithmetic(tf32=False)
-    counts = {f"mixture, {n} seeds": n for n in args.mixture_seeds}
-    loops = {name: bench_mixture.batched(range(n), device) for name, n in counts.items()}
-    counts["mixture, obvious loop over models"] = 1
-    name = f"mixture, {args.mixture_seeds[0]} seeds, one graph"
-    counts[name] = args.mixture_seeds[0]
-    loops[name] = bench_mixture.batched(range(counts[name]), device, partial(as_graph, device=device))
-    loops["mixture, obvious loop over models"] = bench_mixture.plain(device)
-    measured = measure({name: partial(next, loop) for name, loop in loops.items()}, args, device)
-    obvious = measured["mixture, obvious loop over models"].seconds
+    few, many = args.mixture_seeds
+    obvious_loop = "mixture, obvious loop over models"
+    graph = bench_mixture.batched(range(few), device, partial(as_graph, device=device))
+    loops = {  # seeds, and the loop that trains them
+        f"mixture, {few} seeds": (few, bench_mixture.batched(range(few), device)),
+        f"mixture, {many} seeds": (many, bench_mixture.batched(range(many), device)),
+        f"mixture, {few} seeds, one graph": (few, graph),
+        obvious_loop: (1, bench_mixture.plain(device)),
+    }
+    measured = measure({name: partial(next, loop) for name, (_, loop) in loops.items()}, args, device)
+    obvious = measured[obvious_loop].seconds
     for name, (seconds, idle) in measured.items():
-        speed = counts[name] / seconds
+        speed = loops[name][0] / seconds
         yield row(name, f"{speed:,.0f} seed-steps/s", obvious * speed, idle=idle)
 
 
@@ -315,7 +317,7 @@ def data_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
     flags = flags.split()
     for what in ("log", "sample", "save"):
         flags.append(f"--{what}-every={args.loop_steps}")
-    every_core = min(os.cpu_count(), 16)
+    workers = runs.default_workers()
     rows = []
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         spec = f"{folder}/pictures"
@@ -326,12 +328,12 @@ def data_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
         array = str(prepare.prepare(spec, size, out=f"{folder}/prepared.npy"))
         places = [
             ("LMDB, 2 workers", spec, 2),
-            (f"LMDB, {every_core} workers (one a core)", spec, every_core),
-            (f"prepared array, {every_core} workers", array, every_core),
+            (f"LMDB, {workers} workers (the default)", spec, workers),
+            (f"prepared array, {workers} workers", array, workers),
             ("on the device", spec, None),
         ]
-        for name, data, workers in places:
-            share, *_ = bench_training.bench(data, flags, workers)
+        for name, data, number in places:
+            share, *_ = bench_training.bench(data, flags, number)
             rows.append(
                 row(f"scenes {size}x{size}, batch 64, {name}", f"waits for data {share:.1%} of the time")
             )
@@ -374,7 +376,7 @@ def parse_args(argv: list[str] | None) -> Namespace:
     )
     add("--peak-tf32", type=float, default=495e12, help="FLOP/s of the card, dense, in TF32")
     add("--peak-bf16", type=float, default=989e12, help="FLOP/s of the card, dense, in bfloat16")
-    add("--bandwidth", type=float, default=3.35e12, help="bytes/s of the card's memory")
+    add("--bandwidth", type=float, default=3.35e12, help="bytes/s of the card's memory (H100; H200: 4.8e12)")
     args = parser.parse_args(argv)
     args.steps = 20  # of a round; the mixture draws data for ten at once
     args.scenes_batches = (64, 256)

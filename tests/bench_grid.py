@@ -72,6 +72,8 @@ def work(args, device, cells, start, end):
     while True:  # until the benchmark ends, and with it its daemons
         start.wait()
         run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # the parent's would not wait for this process
         end.wait()
 
 
@@ -221,6 +223,7 @@ def main():
     add("--ways", default=",".join(way.__name__ for way in WAYS))
     args = parser.parse_args()
     device = runs.pick_device(args.gpu)
+    runs.set_arithmetic(tf32=True)
     seconds = {}
     for way in WAYS:
         if way.__name__ in args.ways.split(",") and (way is not graphs or device.type == "cuda"):

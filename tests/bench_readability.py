@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel
 from torchvision.utils import save_image
 
@@ -63,6 +64,8 @@ def draw_worst(path, net, pictures, labels, test, table, device):
     rows = []
     for source, source_labels in ((test.pictures, test.labels), (pictures, labels)):
         chosen = [source[source_labels == y][:4] for y in worst]
+        # White where a class has fewer than four.
+        chosen = [F.pad(of_one, (0, 0, 0, 0, 0, 4 - len(of_one)), value=255) for of_one in chosen]
         rows += [torch.stack([of_one[k] for of_one in chosen]) for k in range(4)]
     with runs.write_file(path) as file:
         grid = torch.cat(rows)[:, None] / 255
@@ -101,6 +104,7 @@ def main():
             print(f"| {checkpoint['step']:,} | {name} | {top[0]} | {top[1]} |", flush=True)
     if args.worst:
         labels = torch.arange(len(table)).repeat_interleave(max(4, args.each))
+        *_, G = load_generators(path, checkpoint).values()  # the average, if there is one
         pictures = draw(G, saved["z_dim"], labels, args.seed, device)
         draw_worst(args.worst, net, pictures, labels, test, table, device)
 

@@ -6,7 +6,8 @@ For the photos of LSGAN_DATA as an LMDB, the same prepared, and toy rooms; witho
 Each held in memory, as data of up to 2 GB are, then read in the training process and by two workers.
 Waiting is the time spent in the loader. The rest is outside the loader and train_step: z, the progress bar
 and so on (meaningless on a GPU, where train_step returns before its work is done). Both are shares of the
-time from the 10th step to the last. Memory is the process's largest so far, without the data workers'.
+time from the 10th step to the last. Memory is what the process holds at that step, without data workers
+(/proc, so Linux only).
 Prints a table, never fails.
 """
 
@@ -37,7 +38,8 @@ def watch(loader, seen):
         batch = next(batches, None)
         if batch is None:
             return
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        memory = resident_pages * resource.getpagesize() / 1e6
         seen.append((before, time.perf_counter(), memory))
         yield batch
 

@@ -179,8 +179,8 @@ def test_losses_by_hand():
     assert generator_loss(d_fake, c=0.0).item() == 0.5 * (0 + 4) / 2
     entropy = -(math.log(1 / 2) + math.log(3 / 4)) / 2
     logits = torch.tensor([0.0, math.log(3)])  # sigmoid: 1/2, 3/4
-    assert discriminator_loss(logits, -logits, "sigmoid").item() == pytest.approx(2 * entropy)
-    assert generator_loss(logits, "sigmoid").item() == pytest.approx(entropy)
+    assert discriminator_loss(logits, -logits, loss="sigmoid").item() == pytest.approx(2 * entropy)
+    assert generator_loss(logits, loss="sigmoid").item() == pytest.approx(entropy)
 
 
 LOSSES = {
@@ -353,7 +353,7 @@ def test_unknown_characters_are_named(trained, call):
     known = table[0]
     code, out, error = call(chars.main, "--sample", trained, "--text", f"{known}龘x{known}", "--gpu", -1)
     assert (code, out) == (2, "")
-    reason = f"--text: '龘x' not among the 6 classes of {trained}: {table}"
+    reason = f"--text: '龘x' not among the 6 classes of {trained}: {' '.join(table)}"
     assert error.startswith(f"lsgan_cond_chars.py: error: {reason}") and error.count("\n") == 1
     assert contents(trained.parent) == before
 

@@ -282,16 +282,37 @@ def test_nobody_listens(run, site):
 # Servers with ideas of their own
 
 
-def test_a_server_without_ranges_starts_cleanly_over(run, site):
-    site.script = [{"stop": 100_000}, {"stop": 150_000, "no_range": True}, {"no_range": True}]
-    assert run("lsun", "bedroom")[0] == 0
+def test_a_server_without_ranges_costs_no_part(run, site):
+    site.script = [{"stop": 100_000}, {"stop": 150_000, "no_range": True}]
+    assert_refused(run("lsun", "bedroom"), "starts over if you delete lsun/bedroom_train_lmdb.part")
+    assert PART.stat().st_size == 100_000 and len(site.log) == 2
+    assert run("lsun", "bedroom")[0] == 0  # the next one can continue
     assert_complete()
 
 
-def test_a_server_without_ranges_that_always_breaks_off_is_given_up(run, site):
-    site.script = [{"stop": stop, "no_range": True} for stop in (100_000, 90_000, 95_000, 99_000)]
-    assert_refused(run("lsun", "bedroom"), "given up after 4 tries")
-    assert len(site.log) == 4
+def test_a_web_page_in_place_of_the_rest_costs_no_part(run, site):
+    site.script = [{"stop": 100_000}, {"no_range": True, "type": "text/html"}]
+    assert_refused(run("lsun", "bedroom"), "starts over if you delete")
+    assert PART.stat().st_size == 100_000
+
+
+def test_two_downloads_of_the_same_file(run, site):
+    """They would append to the same part."""
+    Path("lsun").mkdir()
+    with download.lock_part(PART):
+        assert_refused(
+            run("lsun", "bedroom"), "another data.download is writing lsun/bedroom_train_lmdb.part"
+        )
+    assert not site.log and not PART.exists()
+    assert run("lsun", "bedroom")[0] == 0
+
+
+def test_a_part_left_beside_a_complete_file_is_removed(run, site):
+    """As after a kill between the last two steps."""
+    assert run("lsun", "bedroom")[0] == 0
+    PART.write_bytes(b"part")
+    assert run("lsun", "bedroom")[0] == 0
+    assert_complete()
 
 
 def test_a_file_that_changed_meanwhile_is_found_damaged(run, site):
@@ -377,6 +398,9 @@ def no_curl(monkeypatch):
 def test_without_curl_it_downloads_from_the_start(run, site, no_curl):
     PART.parent.mkdir()
     PART.write_bytes(GOOD[:100_000])
+    assert_refused(run("lsun", "bedroom"), "only curl can continue lsun/bedroom_train_lmdb.part")
+    assert PART.stat().st_size == 100_000
+    PART.unlink()
     code, out, err = run("lsun", "bedroom")
     assert (code, err) == (0, "") and "there is no curl" in out
     assert site.log == [(200, NAME, None)]
@@ -411,7 +435,7 @@ def test_a_full_disk_is_one_line_and_no_reason_to_try_again(run, site):
     answer = run("lsun", "bedroom")
     assert_refused(answer, "cannot be written")
     assert "run the same command again to continue" in answer[2] and len(site.log) == 1
-    PART.unlink()
+    PART.unlink(missing_ok=True)
     assert run("lsun", "bedroom")[0] == 0
     assert_complete()
 
@@ -421,7 +445,7 @@ def test_a_break_while_unpacking_does_not_cost_the_download(run, site, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(download, "check", interrupt)
+        patch.setattr(download.os, "fsync", interrupt)
         assert run("lsun", "bedroom")[0] == 130
     assert not Path("lsun/bedroom_train_lmdb/data.mdb").exists()
     assert run("lsun", "bedroom")[0] == 0 and len(site.log) == 1
@@ -462,10 +486,10 @@ HOSTILE = {
     "absolute": (make_zip({"/tmp/data.mdb": MDB}), "leads out"),
     "drive": (make_zip({"C:/x/data.mdb": MDB}), "leads out"),
     "symlink": (with_link(), "leads out"),
-    "bomb": (make_zip({"a/data.mdb": bytes(50_000_000)}), "20-fold"),
+    "bomb": (make_zip({"a/data.mdb": bytes(50_000_000)}), "more than 20 times"),
     "many files of zeros": (
         make_zip({f"a{i}/data.mdb": bytes(10**6) for i in range(9)}),
-        "20-fold",
+        "more than 20 times",
     ),
     "two": (make_zip({"a/data.mdb": MDB, "b/data.mdb": MDB}), "2 files data.mdb"),
     "none": (make_zip({"a/readme": MDB}), "0 files data.mdb"),
@@ -487,7 +511,7 @@ def test_hostile_zip(run, site, content, text):
     }
     assert run("lsun", "bedroom")[2] == answer[2]  # the same answer, without asking the server again ...
     requests = len(site.log)
-    PART.unlink()  # ... until the file is deleted
+    PART.unlink(missing_ok=True)  # ... until the file is deleted
     site.files[NAME] = GOOD
     assert run("lsun", "bedroom")[0] == 0
     assert len(site.log) == requests + 1
@@ -519,7 +543,7 @@ def test_any_damage_is_one_error_or_does_no_harm(tmp_path, changes, lmdb):
     path = tmp_path / "x.zip.part"
     path.write_bytes(content)
     try:
-        download.check(path, tmp_path if lmdb else None)
+        download.unpack_data(path, tmp_path) if lmdb else download.check_crcs(path)
     except DataError as error:
         assert "\n" not in str(error) and str(path) in str(error)
     else:
@@ -530,7 +554,7 @@ def test_a_line_break_in_a_name_does_not_break_the_line(tmp_path):
     path = tmp_path / "x.zip.part"
     path.write_bytes(make_zip({"a\nb": b"content"}, zipfile.ZIP_STORED).replace(b"content", b"CONTENT"))
     with pytest.raises(DataError, match=r"wrong CRC of 'a\\nb'"):
-        download.check(path, None)
+        download.check_crcs(path)
 
 
 # HWDB

@@ -47,8 +47,8 @@ class QuickJudge:
         names = ("FID", "KID", "IS", "precision", "recall", "diversity")
         return dict.fromkeys(names, float(pictures.double().mean()) / 255 + 0.1)
 
-    def judge(self, log):
-        return Judge.judge(self, log)
+    def verdict_of(self, log):
+        return Judge.verdict_of(self, log)
 
     def describe(self):
         return "judged by brightness"
@@ -679,6 +679,16 @@ def test_on_resume_a_given_flag_wins_and_the_change_is_printed(run):
         assert checkpoint["step"] == 4 and checkpoint["opt_g"]["param_groups"][0]["lr"] == 0.0001
 
 
+@pytest.mark.parametrize(
+    "flag", ["--size 32", "--fit crop", "--limit 11", "--extractor random", "--rmsprop torch"]
+)
+def test_on_resume_what_finished_cells_rest_on_cannot_change(run, flag):
+    assert run("--steps 1 --seeds 1")[0] == 0
+    before = Path("out/table.md").read_text()
+    assert refused(run(f"--resume {flag}"), flag.split()[0], "cannot change")
+    assert Path("out/table.md").read_text() == before
+
+
 def test_resume_at_another_width_says_why_not(run):
     assert run("--steps 2 --seeds 1 --losses ls")[0] == 0
     before = contents("out/bn_g-adam-ls-seed0")
@@ -755,7 +765,7 @@ def test_quick_is_short_for_flags_which_others_override():
     assert plain.losses == ["ls", "sigmoid"] and plain.rmsprop == "tf" and plain.seeds == 10
 
 
-@pytest.mark.parametrize("flags", ["--resume", "--quick --resume"])
+@pytest.mark.parametrize("flags", ["--resume", "--quick --resume", "--quick --quick --resume"])
 def test_a_quick_grid_resumes(run, flags):
     """With --quick or without it: the checkpoint has the settings."""
     tiny = "--size 16 --width 2 --z-dim 4 --batch-size 4 --steps 1 --seeds 1"

@@ -147,7 +147,7 @@ def test_every_kind_of_jpeg_becomes_rgb(tmp_path, mode):
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
-    for ending in ("png", "tif"):
+    for ending in ("png", "tif", "pgm"):
         Image.fromarray(np.full((8, 8), 0x8000, np.uint16)).save(tmp_path / f"x.{ending}")
     assert (pixels(open_images(str(tmp_path), 16)) == 128).all()
 

@@ -560,6 +560,28 @@ def test_signal_saves_and_stops(run, tmp_path, monkeypatch, number, code):
     assert same_run(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_signal_that_comes_late_in_a_step_saves_no_broken_weights(run, tmp_path, monkeypatch):
+    def stop_and_generate(*args):
+        if G:
+            os.kill(os.getpid(), signal.SIGINT)
+        return generate(*args)
+
+    def break_weights(net, *args, **settings):
+        losses = train_step(net, *args, **settings)
+        G.append(net)
+        with torch.no_grad():
+            next(net.parameters()).fill_(float("nan"))
+        return losses
+
+    G, generate, train_step = [], gm.generate, gm.train_step
+    monkeypatch.setattr(gm, "SNAPSHOT_EVERY", 1)  # steps 1, 2, ... call generate and are not measured
+    monkeypatch.setattr(gm, "generate", stop_and_generate)
+    monkeypatch.setattr(gm, "train_step", break_weights)
+    assert run("--steps", 7, "--measure-every", 5, "--out", tmp_path / "run")[0] == 1
+    saved = state(tmp_path / "run")
+    assert saved["step"] == 0 and all(value.isfinite().all() for value in saved["G"].values())
+
+
 def test_more_steps_extend_a_finished_run(run, call, tmp_path):
     assert run("--steps", 6, "--out", tmp_path / "whole")[0] == 0
     assert run("--steps", 4, "--out", tmp_path / "run")[0] == 0

@@ -264,6 +264,29 @@ def test_too_little_space_is_seen_before_anything_is_written(tmp_path, spec, mon
     assert "--limit" in line and "--out" in line and not names(tmp_path)
 
 
+def test_somebody_elses_json_is_not_overwritten(tmp_path, spec, capsys):
+    theirs = tmp_path / "x_16_squash.json"
+    theirs.write_text('{"mine": 1}')
+    assert "x_16_squash.json exists and is not of data.prepare" in refused(capsys, spec)
+    assert theirs.read_text() == '{"mine": 1}' and names(tmp_path) == ["x_16_squash.json"]
+
+
+def test_a_folder_called_train_has_an_array_of_its_own():
+    """Only an LMDB's name loses its _train."""
+    assert images.prepared_path("faces_train", 8, "squash") == Path.cwd() / "faces_train_8_squash.npy"
+    for spec in ("lsun/bedroom", "lsun/bedroom_train_lmdb"):
+        assert images.prepared_path(spec, 8, "squash") == Path.cwd() / "lsun/bedroom_8_squash.npy"
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, spec, monkeypatch, capsys):
+    def flock(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(prepare.fcntl, "flock", flock)
+    assert "cannot be locked (No locks available)" in refused(capsys, spec)
+    assert not names(tmp_path)
+
+
 def test_two_at_once(tmp_path, spec, capsys, monkeypatch):
     reader, writer = os.pipe()
 

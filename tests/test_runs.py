@@ -306,7 +306,7 @@ def test_data_that_changed_before_a_resume_are_named(script, run, tmp_path):
     assert "have changed" not in run(*flags, "--steps", 4, "--resume")[1]  # said once
 
 
-def test_run_directory_in_use(script, run, tmp_path):
+def test_run_directory_in_use(script, run, tmp_path, monkeypatch):
     assert run("--steps", 1, "--out", tmp_path / "run")[0] == 0
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/mine.txt").write_text("mine")
@@ -315,6 +315,9 @@ def test_run_directory_in_use(script, run, tmp_path):
     assert refused(script, run("--steps", 1, "--out", tmp_path / "notes"), "notes", "--out")
     assert refused(script, run("--resume", tmp_path / "run/last.pt", "--out", tmp_path / "notes"), "notes")
     assert contents(tmp_path) == before
+    with monkeypatch.context() as patch:  # said before the data are read, which can take minutes
+        patch.setattr(script, "open_data", None)
+        assert refused(script, run("--out", tmp_path / "notes"), "notes is in use")
 
 
 def test_default_run_directory(script, run, tmp_path):
@@ -669,6 +672,10 @@ BAD_FLAGS = [
     ("--lr fast", "argument --lr: 'fast' is not a number"),
     ("--beta1 1", "argument --beta1: must be less than 1, not 1"),
     ("--beta1 nan", "argument --beta1"),
+    ("--a nan", "argument --a: must be finite, not nan"),
+    ("--b inf", "argument --b: must be finite, not inf"),
+    ("--c zero", "argument --c: 'zero' is not a number"),
+    ("--data=", "argument --data: must not be empty"),
     ("--ema 1", "argument --ema: must be less than 1, not 1"),
     ("--seed -1", "argument --seed: must be at least 0, not -1"),
     ("--width 0", "argument --width: must be at least 1, not 0"),
@@ -685,7 +692,7 @@ BAD_FLAGS = [
     ("--sample nowhere.pt", "there is no checkpoint nowhere.pt"),
     ("--sample=", "argument --sample: must not be empty"),
     ("--resume a.pt --sample b.pt", "--sample", "not allowed with", "--resume"),
-    ("--width 1000000000000000", "out of memory", "--batch-size, --width"),
+    ("--width 1000000000000000", "out of memory", "--batch-size, --size or --width"),
 ]
 OWN_BAD_FLAGS = {
     "lsgan_scenes": [
@@ -986,7 +993,7 @@ def test_a_killed_data_worker_is_one_line(script, run, tmp_path, monkeypatch, wi
     code, out, err = result
     # A thread of Python's may speak as well, of a batch that was just being handed over.
     ours = "".join(line for line in err.splitlines(keepends=True) if line.startswith(script.__name__))
-    assert refused(script, (code, out, ours), "DataLoader worker", "; --workers 0 reads without any")
+    assert refused(script, (code, out, ours), "DataLoader worker", "; try --workers 0")
     assert state(tmp_path / "x")["step"] >= 2
 
 
@@ -1004,7 +1011,11 @@ def test_truncated_pictures_are_replaced(run, tmp_path, monkeypatch, in_memory):
 @pytest.mark.parametrize("script", ["lsgan_scenes"], indirect=True)
 @pytest.mark.parametrize(
     "broken, files, workers, reason",
-    [(301, 1000, 2, "nor do the next 99"), (0, 20, 2, "Too many open files"), slow(0, 30, 8, "Too many")],
+    [
+        (301, 1000, 2, "nor does any other of 100 that were tried"),
+        (0, 20, 2, "Too many open files"),
+        slow(0, 30, 8, "Too many"),
+    ],
 )
 def test_the_process_ends_after_an_error_in_a_data_worker(script, tmp_path, broken, files, workers, reason):
     """The real process: 300 broken pictures in a row, or too few files that it may open at once."""

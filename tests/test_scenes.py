@@ -150,26 +150,26 @@ def test_initial_weights_follow_from_the_seed_alone():
 def test_least_squares_by_hand(settings, d_loss, g_loss):
     d_real, d_fake = torch.tensor([1.0, 3.0]), torch.tensor([0.0, 2.0])
     c = settings.pop("c")
-    assert discriminator_loss(d_real, d_fake, "ls", **settings).item() == d_loss
-    assert generator_loss(d_fake, "ls", c).item() == g_loss
+    assert discriminator_loss(d_real, d_fake, **settings).item() == d_loss
+    assert generator_loss(d_fake, c).item() == g_loss
 
 
 def test_mean_of_squares_not_square_of_means():
     answers = torch.tensor([-1.0, 1.0])  # mean 0, mean square 1
-    assert discriminator_loss(answers, answers, "ls", a=0, b=0).item() == 1
-    assert generator_loss(answers, "ls", c=0).item() == 0.5
+    assert discriminator_loss(answers, answers, a=0, b=0).item() == 1
+    assert generator_loss(answers, c=0).item() == 0.5
 
 
 def test_sigmoid_cross_entropy_by_hand():
     d_real = torch.tensor([0, math.log(3)], dtype=torch.float64)  # sigmoid: 1/2, 3/4
     d_fake = -d_real  # 1/2, 1/4
     entropy = -(math.log(1 / 2) + math.log(3 / 4)) / 2
-    assert discriminator_loss(d_real, d_fake, "sigmoid").item() == pytest.approx(2 * entropy, rel=1e-12)
-    assert generator_loss(d_fake, "sigmoid").item() == pytest.approx(
+    assert discriminator_loss(d_real, d_fake, loss="sigmoid").item() == pytest.approx(2 * entropy, rel=1e-12)
+    assert generator_loss(d_fake, loss="sigmoid").item() == pytest.approx(
         -(math.log(1 / 2) + math.log(1 / 4)) / 2, rel=1e-12
     )
     far = torch.tensor([1e4])  # no overflow
-    assert discriminator_loss(-far, far, "sigmoid").item() == 2e4
+    assert discriminator_loss(-far, far, loss="sigmoid").item() == 2e4
 
 
 COUNTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=8).filter(
@@ -196,7 +196,7 @@ class Densities:
 def test_equation_5_is_the_best_discriminator(pairs, a, b):
     points = Densities(pairs)
     D = torch.zeros(len(points.p_data), dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(discriminator_loss(*points.samples(D), "ls", a, b), D, create_graph=True)
+    (slope,) = torch.autograd.grad(discriminator_loss(*points.samples(D), a, b), D, create_graph=True)
     (curvature,) = torch.autograd.grad(slope.sum(), D)  # no answer influences another's slope
     assert (curvature > 0).all()
     best = D - slope / curvature  # the loss is quadratic: one step of Newton's method
@@ -209,10 +209,19 @@ def test_equation_7_is_the_pearson_divergence(pairs, c):
     points = Densities(pairs)
     a, b = c - 1, c + 1  # b - c = 1, b - a = 2
     on_real, on_fake = points.samples(points.optimal(a, b))
-    ours = 2 * (generator_loss(on_real, "ls", c) + generator_loss(on_fake, "ls", c))
+    ours = 2 * (generator_loss(on_real, c) + generator_loss(on_fake, c))
     both = points.p_data + points.p_g
     pearson = ((2 * points.p_g - both) ** 2 / both).sum()
     assert ours.item() == pytest.approx(pearson.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["LS", -1.0])  # -1.0: a third argument too many, meant as a target
+def test_an_unknown_loss_is_no_other_loss(loss):
+    answers = torch.zeros(2)
+    with pytest.raises(ValueError, match="must be ls or sigmoid"):
+        discriminator_loss(answers, answers, 0.0, 1.0, loss)
+    with pytest.raises(ValueError, match="must be ls or sigmoid"):
+        generator_loss(answers, 1.0, loss)
 
 
 def test_balance_as_the_readme_says():
@@ -289,7 +298,7 @@ def test_what_a_step_reports(loss):
     with torch.no_grad():
         d_real, d_fake = copy.deepcopy(D)(real), copy.deepcopy(D)(copy.deepcopy(G)(z))
     d_loss, g_loss, mean_real, mean_fake = scenes.train_step(G, D, opt_g, opt_d, real, z, loss=loss)
-    assert torch.isclose(d_loss, discriminator_loss(d_real, d_fake, loss))
+    assert torch.isclose(d_loss, discriminator_loss(d_real, d_fake, loss=loss))
     if loss == "sigmoid":
         d_real, d_fake = d_real.sigmoid(), d_fake.sigmoid()
     assert torch.isclose(mean_real, d_real.mean()) and torch.isclose(mean_fake, d_fake.mean())

@@ -129,7 +129,8 @@ def test_too_few_pictures_are_named_with_what_it_takes(seen, rooms):
             score.compare(seen["noise"][:fake], seen["real"][:real])
     found = score.compare(seen["more real"][:255], seen["real"])
     assert np.isnan(found["FID"]) and abs(found["KID"]) < 1
-    found = score.score_set(rooms[260:515], make_extractor("random", 32), seen["real"], "cpu")
+    net = make_extractor("random", 32)
+    found = score.score_set(features(rooms[260:515], net), seen["real"], net)
     assert found["FID (random)"] == "needs 256 pictures on both sides"
     assert found["pictures"] == "255 generated, 260 real"
 
@@ -226,12 +227,11 @@ def test_a_damaged_classifier_is_trained_again(rooms, cache, tmp_path, untrained
     assert len(untrained) == 2 and kept(cache) == [path] and not (tmp_path / "was run").exists()
 
 
-def test_a_classifier_that_cannot_be_kept_serves_and_is_trained_once(rooms, cache, untrained, capsys):
+def test_a_classifier_that_cannot_be_kept_serves(rooms, cache, untrained, capsys):
     cache.parent.write_text("a file where the folder should be")
-    nets = [load_classifier(*labelled(rooms)) for _ in range(3)]
+    net = load_classifier(*labelled(rooms))
     assert capsys.readouterr().err.count("not kept") == 1 and len(untrained) == 1
-    assert nets[0].title.endswith("4 held-out pictures")
-    assert torch.equal(features(rooms[:5], nets[0]), features(rooms[:5], nets[2]))
+    assert net.title.endswith("4 held-out pictures") and features(rooms[:5], net).shape == (5, 128)
 
 
 def test_features_leave_the_network_trainable(rooms):
@@ -496,7 +496,7 @@ BAD = {
     "a number": (npy(np.uint8(3)), "()"),
     "grey of another size": (npy(GOOD[..., 0]), "(4, 32, 32)"),
     "none": (npy(GOOD[:0]), "(0, 32, 32, 3)"),
-    "all the same": (npy(np.repeat(GOOD[:1], 4, axis=0)), "holds one picture, 4 times"),
+    "all the same": (npy(np.repeat(GOOD[:1], 4, axis=0)), "holds no two different pictures"),
 }
 
 
