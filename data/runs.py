@@ -588,10 +588,13 @@ class Log:
 
 
 def save_curves(log: Path) -> None:
-    """Draws a run's log.csv as curves.png beside it: the losses, and D's mean answers to real and fake."""
+    """Draws a run's log.csv as curves.png beside it: the losses, and D's mean answers to real and fake.
+
+    Of a log of more than 1,000 rows each point is the mean of a stretch of rows.
+    """
     from matplotlib.figure import Figure  # slow to import
 
-    rows = np.loadtxt(log, delimiter=",", skiprows=1, ndmin=2)
+    rows = average_stretches(np.loadtxt(log, delimiter=",", skiprows=1, ndmin=2))
     columns = dict(zip(LOG_HEADER.strip().split(","), rows.T))
     figure = Figure(figsize=(10, 3.2))
     figure.subplots_adjust(left=0.06, right=0.98, bottom=0.16, top=0.95)  # layout="constrained" is slow
@@ -604,7 +607,14 @@ def save_curves(log: Path) -> None:
         figure.savefig(file, format="png")
 
 
-def save_progress(samples: Path, frames: int = 24, side: int = 400) -> None:
+def average_stretches(rows: np.ndarray, most: int = 1000) -> np.ndarray:
+    """Rows [n, columns] -> at most `most` rows, each the mean of a stretch of them."""
+    if len(rows) <= most:
+        return rows
+    return np.stack([stretch.mean(0) for stretch in np.array_split(rows, most)])
+
+
+def save_progress(samples: Path, frames: int = 20, side: int = 400) -> None:
     """Animates a run's grids as progress.webp beside samples/, of limited length and width (pixels)."""
     paths = sorted(samples.glob("step_*.png"))
     if not paths:

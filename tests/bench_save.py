@@ -51,9 +51,11 @@ def main() -> None:
             rows.append(",".join([str(50 * i), *(f"{value:.7g}" for value in values), "6000", str(i)]) + "\n")
         (folder / "log.csv").write_text("".join(rows))
         (folder / "samples").mkdir()
+        rooms = torch.from_numpy(np.stack([room(0, i, settings.size) for i in range(64)]))
         for i in range(GRIDS):
-            grid = torch.from_numpy(np.stack([room(i, k, settings.size) for k in range(64)]))
-            scenes.save_grid(grid, folder / f"samples/step_{i:08}.png")
+            scenes.save_grid(
+                rooms.roll(i, 0), folder / f"samples/step_{i:08}.png"
+            )  # none equals the one before
         saves = {
             "last.pt": partial(runs.save_checkpoint, folder / "last.pt", state, log=rows),
             "curves.png": partial(runs.save_curves, folder / "log.csv"),

@@ -1192,6 +1192,14 @@ def test_pictures_come_from_the_average(script, run, tmp_path, monkeypatch):
     assert drawn and all(same(weights, checkpoint["G"]) for weights in drawn)
 
 
+def test_curves_of_a_long_log_are_means_of_stretches():
+    rows = np.stack([np.arange(1, 2501), np.tile([0, 1], 1250)], 1).astype(float)
+    drawn = runs.average_stretches(rows)
+    assert drawn.shape == (1000, 2) and (drawn[:, 0] == sorted(drawn[:, 0])).all()
+    assert drawn[0].tolist() == [2, 1 / 3]  # rows 1, 2, 3
+    assert np.array_equal(runs.average_stretches(rows[:1000]), rows[:1000])
+
+
 def test_progress_is_of_bounded_length_and_size(tmp_path):
     (tmp_path / "samples").mkdir()
     for i in range(60):
@@ -1199,9 +1207,9 @@ def test_progress_is_of_bounded_length_and_size(tmp_path):
         picture.save(tmp_path / f"samples/step_{i:08}.png")
     runs.save_progress(tmp_path / "samples")
     with Image.open(tmp_path / "progress.webp") as film:
-        assert film.n_frames == 24 and film.size == (400, 200)
+        assert film.n_frames == 20 and film.size == (400, 200)
         colours = []
-        for frame in range(24):
+        for frame in range(20):
             film.seek(frame)
             colours.append(film.convert("RGB").getpixel((200, 100))[0])
     assert colours[0] < 10 and colours[-1] > 225 and colours == sorted(colours)  # from the first to the last
