@@ -40,7 +40,10 @@ MEASURES = ["FID", "KID", "precision", "recall"]
 
 # ---------------------------------------------------------------- pasted from lsgan_scenes.py as it is
 class Generator(nn.Sequential):
-    """z [B, z_dim] -> images [B, 3, size, size] in [-1, 1]. Figure 3a; authors' code: vgg.py."""
+    """z [B, z_dim] -> images [B, 3, size, size] in [-1, 1]. Figure 3a; authors' code: vgg.py.
+
+    size: a multiple of 16.
+    """
 
     def __init__(self, size: int = 112, width: int = 64, z_dim: int = 1024):
         def deconv_block(c_in, c_out, stride):

@@ -18,6 +18,15 @@ def cache(monkeypatch, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def arithmetic():
+    """Restores afterwards what runs.set_arithmetic sets; monkeypatch cannot delete these attributes."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
+    yield
+    cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+@pytest.fixture
 def real_data() -> Path:
     """The folder of real pictures and characters that LSGAN_DATA names; skips the test without it."""
     if "LSGAN_DATA" not in os.environ:

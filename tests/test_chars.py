@@ -170,6 +170,19 @@ def test_initial_weights():
     assert not torch.equal(nets[0].phi.weight, nets[1].phi.weight)  # one map for G, another for D
 
 
+def test_a_run_begins_with_the_initial_weights_of_its_seed(call, tmp_path):
+    assert call(chars.main, *TINY, "--seed", 3, "--steps", 0, "--out", tmp_path / "run")[0] == 0
+    saved = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    classes, width, z_dim = len(saved["table"]), saved["args"]["width"], saved["args"]["z_dim"]
+    for name, net, stream in (
+        ("G", Generator(classes, width, z_dim), chars.INIT_G),
+        ("D", Discriminator(classes, width), chars.INIT_D),
+    ):
+        chars.init_weights(net, chars.torch_rng(3, stream))
+        assert same(saved[name], net.state_dict())
+    assert chars.INIT_G != chars.INIT_D
+
+
 # ---------------------------------------------------------------- loss and training step
 def test_losses_by_hand():
     d_real, d_fake = torch.tensor([1.0, 3.0]), torch.tensor([0.0, 2.0])
@@ -186,6 +199,7 @@ def test_losses_by_hand():
 LOSSES = {
     "ls": {"loss": "ls", "a": 0.0, "b": 1.0, "c": 1.0},
     "ls-110": {"loss": "ls", "a": -1.0, "b": 1.0, "c": 0.0},
+    "other targets": {"loss": "ls", "a": -0.5, "b": 2.0, "c": 0.25},
     "sigmoid": {"loss": "sigmoid", "a": 0.0, "b": 1.0, "c": 1.0},
 }
 
@@ -206,14 +220,32 @@ def test_step_equals_the_obvious_two_forward_loop(loss):
         assert theirs[0].bn1.num_batches_tracked == 2 * step
 
 
-def test_amp_computes_losses_in_float32():
+@pytest.mark.parametrize("loss", ["ls", "sigmoid"])
+def test_what_a_step_reports(loss):
+    G, D, opt_g, opt_d = make_nets()
+    real, z, y = make_batch()
+    with torch.no_grad():
+        d_real, d_fake = copy.deepcopy(D)(real, y), copy.deepcopy(D)(copy.deepcopy(G)(z, y), y)
+    d_loss, g_loss, mean_real, mean_fake = chars.train_step(G, D, opt_g, opt_d, real, z, y, loss=loss)
+    assert torch.isclose(d_loss, discriminator_loss(d_real, d_fake, loss=loss))
+    if loss == "sigmoid":
+        d_real, d_fake = d_real.sigmoid(), d_fake.sigmoid()
+    assert torch.isclose(mean_real, d_real.mean()) and torch.isclose(mean_fake, d_fake.mean())
+    assert not torch.isclose(mean_real, mean_fake)
+    assert g_loss.isfinite() and not d_loss.requires_grad
+
+
+def test_amp_computes_layers_in_bfloat16_and_losses_in_float32():
     G, D, opt_g, opt_d = make_nets()
     G.float(), D.float()
-    seen = []
+    seen, in_g = [], []
+    for layer in (G.fc1, G.deconv3):
+        layer.register_forward_hook(lambda layer, inputs, output: in_g.append(output.dtype))
     for layer in (D.conv1, D.fc4):
         layer.register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
     real, z, y = make_batch()
     report = chars.train_step(G, D, opt_g, opt_d, real.float(), z.float(), y, amp=True)
+    assert in_g == [torch.bfloat16] * 2
     assert seen == [torch.bfloat16, torch.float32] * 3 and report.dtype == torch.float32
 
 
@@ -325,18 +357,17 @@ def test_text_is_written_by_one_hand_a_row(trained, tmp_path, call):
 
 
 def test_samples_without_text_are_of_every_class_as_often(trained, tmp_path, call):
-    labels = {}
+    labels, pictures = {}, {}
     for n, seed in ((3, 0), (70, 0), (70, 1)):
         out = tmp_path / f"{n}-{seed}"
         flags = "--sample", trained, "--gpu", -1, "--n", n, "--seed", seed
         assert call(chars.main, *flags, "--out", out)[0] == 0
-        pictures, labels[n, seed] = np.load(out / "samples.npy"), np.load(out / "labels.npy")
-        assert pictures.shape == (n, 28, 28, 1) and len(np.unique(pictures, axis=0)) == n
+        pictures[n, seed], labels[n, seed] = np.load(out / "samples.npy"), np.load(out / "labels.npy")
+        assert pictures[n, seed].shape == (n, 28, 28, 1) and len(np.unique(pictures[n, seed], axis=0)) == n
+    assert (pictures[3, 0] == pictures[70, 0][:3]).all()  # a picture does not depend on --n
     assert np.bincount(labels[70, 0]).tolist().count(12) == 4  # 70 = 4 * 12 + 2 * 11
     assert labels[3, 0].tolist() == labels[70, 0][:3].tolist() and len(set(labels[3, 0])) == 3
-    assert labels[70, 0].tolist() != labels[70, 1].tolist() and np.array_equal(
-        pictures.shape, (70, 28, 28, 1)
-    )
+    assert labels[70, 0].tolist() != labels[70, 1].tolist()
 
     before = contents(tmp_path)
     for name in ("samples.npy", "labels.npy", "grid.png"):

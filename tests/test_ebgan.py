@@ -73,11 +73,33 @@ def test_training_lowers_the_energy_of_real_pictures_below_that_of_fake_ones():
     opt_g = torch.optim.Adam(G.parameters(), 1e-3, betas=(0.5, 0.999))
     opt_d = torch.optim.Adam(D.parameters(), 1e-2, betas=(0.5, 0.999))
     real = torch.linspace(-1, 1, 16).expand(8, 3, 16, 16)
+    before = [p.detach().clone() for p in G.parameters()]
     for _ in range(60):
         losses = ebgan.train_step(G, D, opt_g, opt_d, real, torch.rand(8, 8) * 2 - 1, margin=20.0)
     d_loss, g_loss, d_real, d_fake = losses.tolist()
     assert d_real < d_fake
+    assert not any(torch.equal(p, q) for p, q in zip(before, G.parameters()))
     assert all(p.requires_grad for p in D.parameters())
+
+
+@pytest.mark.parametrize("flag, values", [("--margin", (0.001, 1000)), ("--ebgan-lr", (0.001, 0.01))])
+def test_flags_of_ebgan_take_effect(flag, values):
+    found = []
+    for value in values:
+        args = ebgan.parse_args([*TINY, flag, str(value)])
+        images = ebgan.open_images(args.data, args.size, limit=args.limit)
+        ((_, G, _),) = ebgan.train("EBGAN", 0, ebgan.decode_all(images), args)
+        found.append(G[0].weight.detach().clone())
+    assert not torch.equal(*found)
+
+
+def test_best_is_the_least_kid():
+    rows = [
+        {"system": "LSGAN", "seed": 0, "step": step, "KID": kid}
+        for step, kid in ((1, 3.0), (2, 1.0), (3, 2.0))
+    ]
+    found = ebgan.best_and_last(rows)
+    assert [row["step"] for row in found["best"]] == [2] and [row["step"] for row in found["last"]] == [3]
 
 
 def test_other_columns_are_the_script_itself(tmp_path, call):

@@ -1,9 +1,10 @@
 """What only a GPU can show. Without one these tests are skipped; `pytest -m gpu` runs nothing else."""
 
 import os
-import signal
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -33,11 +34,11 @@ SMALL = {
 }
 
 
-def run(script, *flags, folder, fails=False):
+def run(script, *flags, folder):
     """The script's small run in a process of its own; what it printed."""
     command = [sys.executable, ROOT / f"{script}.py", *SMALL[script].split(), *map(str, flags)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
-    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -56,7 +57,16 @@ def test_200_steps_in_float32(script, tmp_path):
 @pytest.mark.parametrize("flag", ["--amp", "--compile", "--no-tf32"])
 @pytest.mark.parametrize("script", ["lsgan_scenes", "lsgan_cond_chars"])
 def test_200_steps_with(script, flag, tmp_path):
-    run(script, "--steps", 200, "--gpu", 0, flag, folder=tmp_path)
+    """They do not compute what plain steps do, but nearly so: the first step's losses agree."""
+    if flag == "--compile" and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a compiler")
+    found = {}
+    for out, flags in (("plain", []), ("other", [flag])):
+        run(script, "--steps", 200, "--gpu", 0, *flags, "--out", out, folder=tmp_path)
+        found[out] = state(tmp_path / out / "last.pt")
+    assert not same(found["plain"]["G"], found["other"]["G"])
+    first = [[float(value) for value in found[out]["log"][1][1:3]] for out in ("plain", "other")]
+    assert first[0] == pytest.approx(first[1], rel=0.05)  # d_loss and g_loss of step 1
 
 
 @pytest.mark.parametrize("script", ["lsgan_scenes", "lsgan_cond_chars"])
@@ -74,12 +84,15 @@ def test_killed_and_resumed_equals_uninterrupted(script, flags, tmp_path):
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}  # no terminal: it prints lines, no bar
     victim = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)
+    too_long = threading.Timer(300, victim.kill)
+    too_long.start()
     for line in victim.stdout:
         if line.startswith("step 150 "):
             break
     time.sleep(0.05)
-    os.kill(victim.pid, signal.SIGKILL)
+    victim.kill()
     victim.communicate()
+    too_long.cancel()
     assert 0 < state(tmp_path / "run/last.pt")["step"] < 400
     run(script, "--resume", "run/last.pt", "--gpu", 0, folder=tmp_path)
     assert same(state(tmp_path / "run/last.pt"), state(tmp_path / "whole/last.pt"))
@@ -106,14 +119,38 @@ def test_a_graph_computes_what_plain_steps_do(script, more, tmp_path):
 
 def test_a_run_goes_on_as_a_graph_and_without(tmp_path):
     run("lsgan_cond_chars", "--steps", 20, "--gpu", 0, "--out", "run", folder=tmp_path)
-    for steps, flags in ((40, ["--graph"]), (60, ["--no-graph"]), (80, ["--no-graph", "--gpu", -1])):
-        run("lsgan_cond_chars", "--resume", "run/last.pt", "--steps", steps, *flags, folder=tmp_path)
+    resume = "lsgan_cond_chars", "--resume", "run/last.pt"
+    for steps, flag in ((40, "--graph"), (60, "--no-graph")):
+        run(*resume, "--steps", steps, flag, folder=tmp_path)
+    run("lsgan_cond_chars", "--steps", 60, "--gpu", 0, "--out", "whole", folder=tmp_path)
+    found, whole = state(tmp_path / "run/last.pt"), state(tmp_path / "whole/last.pt")
+    assert same([found["G"], found["D"]], [whole["G"], whole["D"]])
+    run(*resume, "--steps", 80, "--no-graph", "--gpu", -1, folder=tmp_path)
+    assert state(tmp_path / "run/last.pt")["step"] == 80
 
 
 def test_the_cells_of_a_grid_as_graphs(tmp_path):
-    flags = "--gpu", 0, "--graph", "--rmsprop", "torch", "--out", "grid"
-    run("stability_grid", "--steps", 100, *flags, folder=tmp_path)
-    run("stability_grid", "--steps", 200, *flags, "--resume", folder=tmp_path)
+    flags = "--gpu", 0, "--rmsprop", "torch", "--out"
+    run("stability_grid", "--steps", 100, *flags, "grid", "--graph", folder=tmp_path)
+    run("stability_grid", "--steps", 200, *flags, "grid", "--graph", "--resume", folder=tmp_path)
+    run("stability_grid", "--steps", 200, *flags, "plain", folder=tmp_path)
+    cells = sorted(path.parent.name for path in tmp_path.glob("plain/*/last.pt"))
+    assert len(cells) == 8
+    for cell in cells:
+        found = [
+            torch.load(tmp_path / out / cell / "last.pt", weights_only=True) for out in ("grid", "plain")
+        ]
+        assert same([found[0]["G"], found[0]["D"]], [found[1]["G"], found[1]["D"]]), cell
+
+
+@pytest.mark.parametrize("graph", ["--graph", "--no-graph"])
+def test_pictures_from_workers_give_the_weights_of_pictures_on_the_device(graph, tmp_path, monkeypatch):
+    words = [*SMALL["lsgan_scenes"].split(), "--steps", "60", "--gpu", "0", graph, "--workers", "2", "--out"]
+    lsgan_scenes.main([*words, str(tmp_path / "device")])
+    monkeypatch.setattr(lsgan_scenes, "IN_MEMORY", 0)
+    lsgan_scenes.main([*words, str(tmp_path / "workers")])
+    found = [state(tmp_path / out / "last.pt") for out in ("device", "workers")]
+    assert same([found[0]["G"], found[0]["D"]], [found[1]["G"], found[1]["D"]])
 
 
 def one_step(device, dtype):
@@ -131,18 +168,21 @@ def one_step(device, dtype):
     return [tensor.detach().cpu().double() for tensor in (losses, *G.parameters(), *D.parameters())]
 
 
-def test_a_step_on_the_gpu_equals_one_on_the_cpu(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    # float64 on the CPU: with torch 2.11 float32, channels last, is off by 1e-3 there, not on the GPU.
-    for on_cpu, on_gpu in zip(one_step("cpu", torch.float64), one_step("cuda", torch.float32)):
-        torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-5)
+def test_a_step_on_the_gpu_equals_one_on_the_cpu(arithmetic):
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    exact = one_step("cpu", torch.float64)
+    for on_cpu, on_gpu in zip(exact, one_step("cuda", torch.float64)):
+        torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-9, atol=1e-12)
+    # In float32 a ReLU may change sides by the last bit, and a few weights with it; not the four means.
+    torch.testing.assert_close(one_step("cuda", torch.float32)[0], exact[0], rtol=1e-3, atol=1e-5)
 
 
 def test_a_checkpoint_goes_on_on_the_other_device(tmp_path):
     run("lsgan_scenes", "--steps", 20, "--gpu", 0, "--out", "run", folder=tmp_path)
-    run("lsgan_scenes", "--resume", "run/last.pt", "--steps", 22, "--gpu", -1, folder=tmp_path)
-    run("lsgan_scenes", "--resume", "run/last.pt", "--steps", 40, "--gpu", 0, folder=tmp_path)
+    for steps, gpu in ((22, -1), (40, 0)):
+        run("lsgan_scenes", "--resume", "run/last.pt", "--steps", steps, "--gpu", gpu, folder=tmp_path)
+        adam = state(tmp_path / "run/last.pt")["opt_g"]["state"]
+        assert {int(of_one["step"]) for of_one in adam.values()} == {steps}  # its state went along
 
 
 @pytest.mark.parametrize("script", ["lsgan_scenes", "lsgan_cond_chars"])

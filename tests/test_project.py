@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import lsgan_scenes
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -149,6 +152,39 @@ def test_ci_takes_its_line_from_the_readme():
     pattern = re.search(r"grep -m 1 -o '(.*)' README.md", (ROOT / ".ci" / "run").read_text())[1]
     assert re.search(pattern, README)[0] == line
     assert line.endswith("python -m pytest -q")
+
+
+def python_blocks():
+    return re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_losses_in_the_readme_are_those_of_the_script():
+    names = {}
+    exec(python_blocks()[0], names)
+    d_real, d_fake = torch.tensor([1.0, 3.0]), torch.tensor([0.0, 2.0])
+    for targets in ({}, {"a": -1.0, "b": 1.0}):
+        expected = lsgan_scenes.discriminator_loss(d_real, d_fake, *targets.values())
+        assert torch.equal(names["discriminator_loss"](d_real, d_fake, **targets), expected)
+    for c in ((), (0.0,)):
+        assert torch.equal(names["generator_loss"](d_fake, *c), lsgan_scenes.generator_loss(d_fake, *c))
+
+
+@pytest.mark.parametrize("ema", [0, 0.5])
+def test_the_interpolation_in_the_readme_runs(ema, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = f"--size 16 --width 2 --batch-size 4 --limit 12 --steps 2 --ema {ema} --gpu -1 --out ."
+    lsgan_scenes.main(tiny.split())
+    block = python_blocks()[1]
+    if ema:
+        block, found = re.subn(r"^# With --ema: ", "", block, flags=re.MULTILINE)
+        assert found == 1
+    names = {}
+    exec(block, names)
+    pictures = names["pictures"]
+    assert pictures.dtype == torch.uint8 and pictures.shape == (8, 16, 16, 3)
+    expected = torch.load("last.pt")["ema" if ema else "G"]
+    weights = names["G"].state_dict()
+    assert all(torch.equal(weights[name], expected[f"module.{name}" if ema else name]) for name in weights)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

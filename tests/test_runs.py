@@ -228,7 +228,9 @@ def test_a_given_flag_wins_on_resume_and_the_change_is_printed(script, run, tmp_
     assert state(tmp_path / "run")["step"] == 3
 
 
-@pytest.mark.parametrize("changes", [{}, {"lr": 1e-5, "beta1": 0.25, "loss": "sigmoid", "c": 0.5}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"lr": 1e-5, "beta1": 0.25, "a": -0.5, "b": 2.0, "c": 0.5}, {"loss": "sigmoid"}]
+)
 def test_changed_settings_take_effect(script, run, tmp_path, monkeypatch, changes):
     assert run("--steps", 1, "--out", tmp_path / "run")[0] == 0
     expected = {**state(tmp_path / "run")["args"], **changes}
@@ -631,6 +633,14 @@ def test_collapse_is_reported(script, run, tmp_path, monkeypatch):
         assert code == 0 and ("step 1: warning" in out) == collapsed
 
 
+@pytest.mark.parametrize("share, collapsed", [(0.08, True), (0.12, False)])
+def test_collapse_is_less_than_a_tenth_of_the_real_variation(script, capsys, share, collapsed):
+    noise = torch.randn(64, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    reals, fakes = 100 + 20 * noise, 100 + share * 20 * noise
+    script.warn_of_collapse(7, fakes, reals)
+    assert ("step 7: warning" in capsys.readouterr().out) == collapsed
+
+
 def test_disk_full_while_saving(script, run, tmp_path, monkeypatch):
     def full():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -743,6 +753,26 @@ def test_bad_input_from_the_shell(script, tmp_path):
     done = subprocess.run([*command, "--gpu", "-1"], capture_output=True, text=True, timeout=300)
     assert refused(script, (done.returncode, done.stdout, done.stderr), "nowhere")
     assert not contents(tmp_path)
+
+
+def test_which_gpu_is_picked(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: None)
+    assert runs.pick_device(None) == torch.device("cuda:0")
+    assert runs.pick_device(1) == torch.device("cuda:1")
+    assert runs.pick_device(-1) == torch.device("cpu")
+    monkeypatch.setenv("RANK", "5")  # as torchrun does on the second process of the third machine
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert runs.pick_device(None) == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("flag, tf32", [("--tf32", True), ("--no-tf32", False)])
+def test_tf32_is_as_the_flag_says(script, run, tmp_path, arithmetic, flag, tf32):
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not tf32
+    torch.backends.cudnn.deterministic = False
+    assert run("--steps", 0, flag, "--out", tmp_path / "run")[0] == 0
+    assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == tf32
+    assert torch.backends.cudnn.deterministic
 
 
 def test_gpu_under_torchrun(script, run, tmp_path, monkeypatch):
