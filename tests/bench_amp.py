@@ -103,7 +103,9 @@ def compare_precisions(args: Namespace, flags: list[str]) -> None:
         amp = "--amp" if precision == "bfloat16" and not emulate else "--no-amp"
         with contextlib.redirect_stdout(sys.stderr):
             train([*flags, amp, "--seed", str(seed), "--out", str(out)], emulate)
-            scenes.main(["--sample", str(out / "last.pt"), "--n", str(args.n), "--out", str(out / "samples")])
+            gpu = [] if settings.gpu is None else ["--gpu", str(settings.gpu)]
+            sample = ["--sample", str(out / "last.pt"), "--n", str(args.n), "--out", str(out / "samples")]
+            scenes.main([*sample, *gpu])
         fakes = np.load(out / "samples/samples.npy")
         scores[precision].append(compare(features(fakes, extractor), real))
         row = scores[precision][-1]

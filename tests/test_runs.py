@@ -30,6 +30,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Killed, at_call, die, same
+from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -78,6 +79,9 @@ def surroundings(tmp_path, monkeypatch):
     """A working directory of the test's own, so that stray files are seen, and no curves, which are slow."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs, "save_curves", no_curves)
+
+
+save_curves = runs.save_curves  # itself
 
 
 def no_curves(log):
@@ -1222,6 +1226,35 @@ def test_pictures_come_from_the_average(script, run, tmp_path, monkeypatch):
     assert drawn and all(same(weights, checkpoint["G"]) for weights in drawn)
 
 
+def test_log_counts_pictures_a_second_and_goes_on_counting_seconds(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(runs.time, "perf_counter", lambda: clock[0])
+    rows = [runs.LOG_HEADER]
+    log = runs.Log(tmp_path, rows, step=0, steps=30, batch_size=64)
+    clock[0] += 4
+    log.write(10, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    clock[0] += 1000  # the run stopped here and was resumed later
+    log = runs.Log(tmp_path, rows, step=10, steps=30, batch_size=64)
+    clock[0] += 2
+    log.write(30, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert rows[1:] == ["10,1,2,3,4,160,4\n", "30,1,2,3,4,640,6\n"]  # 10 * 64 / 4, 20 * 64 / 2
+    assert (tmp_path / "log.csv").read_text() == "".join(rows[1:])
+
+
+def test_curves_are_those_of_the_log(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, format: drawn.append(figure))
+    (tmp_path / "log.csv").write_text(runs.LOG_HEADER + "10,1,2,3,4,160,4\n30,5,6,7,8,640,6\n")
+    save_curves(tmp_path / "log.csv")
+    lines = {line.get_label(): line.get_xydata().tolist() for axes in drawn[0].axes for line in axes.lines}
+    assert lines == {
+        "d_loss": [[10, 1], [30, 5]],
+        "g_loss": [[10, 2], [30, 6]],
+        "d_real": [[10, 3], [30, 7]],
+        "d_fake": [[10, 4], [30, 8]],
+    }
+
+
 def test_curves_of_a_long_log_are_means_of_stretches():
     rows = np.stack([np.arange(1, 2501), np.tile([0, 1], 1250)], 1).astype(float)
     drawn = runs.average_stretches(rows)
@@ -1246,10 +1279,13 @@ def test_progress_is_of_bounded_length_and_size(tmp_path):
     assert (tmp_path / "progress.webp").stat().st_size < 1e6
 
 
-def test_a_run_leaves_its_progress(script, run, tmp_path):
+def test_a_run_leaves_its_progress_and_curves(script, run, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(runs, "save_curves", drawn.append)
     assert run("--steps", 4, "--sample-every", 2, "--lr", 0.1, "--out", tmp_path / "run")[0] == 0
     with Image.open(tmp_path / "run/progress.webp") as film:
         assert film.n_frames == 2
+    assert drawn == [tmp_path / "run/log.csv"]
     assert run("--steps", 0, "--out", tmp_path / "nothing")[0] == 0
     assert not (tmp_path / "nothing/progress.webp").exists()
 

@@ -431,6 +431,23 @@ def test_augment_colours_as_diffaugment_does():
     torch.testing.assert_close(flat.std((1, 2, 3)), images.std((1, 2, 3)) / 2)
 
 
+def test_augment_at_half_strength_does_half_of_it():
+    images = pictures()
+
+    def half(**given):
+        return scenes.augment(images, numbers(6, **given), 0.5)
+
+    torch.testing.assert_close(half(brightness=-1.0), images - 0.25)
+    grey = images.mean(1, keepdim=True)
+    torch.testing.assert_close(half(saturation=-1.0), (grey + images) / 2)
+    torch.testing.assert_close(half(contrast=-1.0).std((1, 2, 3)), 0.75 * images.std((1, 2, 3)))
+    torch.testing.assert_close(half(down=0.99)[:, :, 1:], images[:, :, :-1])  # one row instead of two
+    torch.testing.assert_close(half(flip=-0.51), images.flip(3))  # a quarter of the pictures
+    torch.testing.assert_close(half(flip=-0.49), images)
+    hole = half(hole_y=0.0, hole_x=0.0) == 0
+    assert hole[:, :, 6:10, 6:10].all() and hole.sum() == 6 * 3 * 4 * 4  # a quarter of the side
+
+
 def test_augment_cuts_out_a_square_of_half_the_side():
     hole = scenes.augment(pictures(), numbers(6, hole_y=0.0, hole_x=0.0)) == 0
     expected = torch.zeros(16, 16, dtype=torch.bool)
