@@ -614,7 +614,7 @@ def average_stretches(rows: np.ndarray, most: int = 1000) -> np.ndarray:
     return np.stack([stretch.mean(0) for stretch in np.array_split(rows, most)])
 
 
-def save_progress(samples: Path, frames: int = 20, side: int = 400) -> None:
+def save_progress(samples: Path, frames: int = 16, side: int = 400) -> None:
     """Animates a run's grids as progress.webp beside samples/, of limited length and width (pixels)."""
     paths = sorted(samples.glob("step_*.png"))
     if not paths:
