@@ -840,9 +840,8 @@ def train(args: Namespace) -> None:
                 if caught:
                     break
 
-        missing = len(cells) - len(
-            finished(out, cells, args.steps)
-        )  # counted first: if 0, the report is complete
+        # Counted before the report is written: if none is missing, that is complete.
+        missing = len(cells) - len(finished(out, cells, args.steps))
         table = write_report(out, cells, args.steps, judge, about)
         if missing and world > 1:
             print(

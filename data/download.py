@@ -149,6 +149,8 @@ def lock_part(part: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(f"another data.download is writing {part}") from None
+        except OSError as error:
+            raise DataError(f"{part} cannot be locked ({error.strerror})") from error
         try:
             yield
         finally:

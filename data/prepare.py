@@ -78,7 +78,7 @@ def is_complete(path: Path, about: dict) -> bool:
 
 def check_json_is_ours(path: Path) -> None:
     """DataError if there is a file of somebody else where we write what the array is of."""
-    if os.path.exists(path) and "fingerprint" not in path.read_text(errors="replace"):
+    if os.path.isfile(path) and "fingerprint" not in path.read_text(errors="replace"):
         raise DataError(f"{path} exists and is not of data.prepare: move it away, or give another --out")
 
 
