@@ -6,7 +6,6 @@ lengths and the CRCs in the zip files are checked.
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import shlex
@@ -23,6 +22,7 @@ from urllib.request import Request, urlopen
 from zipfile import ZipFile
 
 from data import DataError, make_parser, one_line_errors
+from data.runs import lock_file
 
 LSUN = "http://dl.yf.io/lsun/scenes"
 HWDB = "http://www.nlpr.ia.ac.cn/databases/Download/Offline/CharData"
@@ -145,12 +145,7 @@ def lock_part(part: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(f"{part} cannot be written ({error.strerror})") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another data.download is writing {part}") from None
-        except OSError as error:
-            raise DataError(f"{part} cannot be locked ({error.strerror})") from error
+        lock_file(file, "data.download")
         try:
             yield
         finally:

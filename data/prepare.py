@@ -6,7 +6,6 @@ The array is uint8 [n, size, size, 3]; the .json beside it says what it holds. A
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shlex
@@ -19,7 +18,7 @@ import numpy as np
 
 from data import DataError, make_parser, one_line_errors
 from data.images import Images, find_source, prepared_path, read_all
-from data.runs import at_least, write_file
+from data.runs import at_least, lock_file, write_file
 
 
 def prepare(
@@ -92,13 +91,7 @@ def open_part(path: Path, length: int) -> Iterator[BinaryIO]:
     except OSError as error:
         raise DataError(f"{part} cannot be written ({error.strerror})") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another data.prepare is writing {part}") from None
-        except OSError as error:
-            part.unlink()
-            raise DataError(f"{part} cannot be locked ({error.strerror})") from error
+        lock_file(file, "data.prepare")
         # Between open and flock another process may have finished, and given this very file its final name.
         if not part.exists() or not os.path.samestat(os.fstat(file.fileno()), part.stat()):
             raise DataError(f"another data.prepare has just finished with {part}: run the same command again")

@@ -14,6 +14,7 @@ import zipfile
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import filelock
 import numpy as np
@@ -381,6 +382,23 @@ def open_run(out: Path, resume: str | None, rank: int = 0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def lock_file(file: BinaryIO, writer: str) -> None:
+    """Keeps other processes of `writer`, a program's name, out of an open file until it is closed.
+
+    Raises DataError if one of them is at it, or if it cannot be locked; then an empty file is removed.
+    """
+    import fcntl  # which Windows lacks; the scripts do without
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(f"another {writer} is writing {file.name}") from None
+    except OSError as error:
+        if os.path.getsize(file.name) == 0:
+            os.unlink(file.name)
+        raise DataError(f"{file.name} cannot be locked ({error.strerror})") from error
 
 
 @contextlib.contextmanager

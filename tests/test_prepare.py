@@ -1,6 +1,7 @@
 """data.prepare: the same pixels as without it, and never half an array."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -282,7 +283,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, spec, monkeypatch, capsy
     def flock(*args):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(prepare.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     assert "cannot be locked (No locks available)" in refused(capsys, spec)
     assert not names(tmp_path)
 
@@ -311,14 +312,14 @@ def test_another_that_finishes_just_before_keeps_its_array(tmp_path, spec, capsy
     array, part = tmp_path / "x_16_squash.npy", tmp_path / "x_16_squash.npy.part"
     content = array.read_bytes()
     array.unlink()
-    flock = prepare.fcntl.flock
+    flock = fcntl.flock
 
     def late(file, how):
         part.write_bytes(content)
         part.rename(array)
         flock(file, how)
 
-    monkeypatch.setattr(prepare.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     assert "run the same command again" in refused(capsys, spec)
     assert array.read_bytes() == content
 
