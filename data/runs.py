@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import io
+import itertools
 import json
 import math
 import os
@@ -629,11 +630,12 @@ def average_stretches(rows: np.ndarray, most: int = 1000) -> np.ndarray:
     """Rows [n, columns] -> at most `most` rows, each the mean of a stretch of them."""
     if len(rows) <= most:
         return rows
-    return np.stack([stretch.mean(0) for stretch in np.array_split(rows, most)])
+    edges = np.linspace(0, len(rows), most + 1).astype(int)
+    return np.stack([rows[start:end].mean(0) for start, end in itertools.pairwise(edges)])
 
 
-def save_progress(samples: Path, frames: int = 16, side: int = 400) -> None:
-    """Animates a run's grids as progress.webp beside samples/, of limited length and width (pixels)."""
+def save_progress(samples: Path, frames: int = 12, side: int = 480) -> None:
+    """Animates a run's grids as progress.webp beside samples/, of limited length and size (pixels)."""
     paths = sorted(samples.glob("step_*.png"))
     if not paths:
         return
@@ -641,7 +643,6 @@ def save_progress(samples: Path, frames: int = 16, side: int = 400) -> None:
     pictures = []
     for i in chosen:
         picture = Image.open(paths[i])
-        picture.thumbnail((side, side), reducing_gap=1.0)
-        pictures.append(picture)
+        pictures.append(picture.reduce(math.ceil(max(picture.size) / side)))
     with write_file(samples.with_name("progress.webp")) as file:
         pictures[0].save(file, "webp", save_all=True, append_images=pictures[1:], duration=300, loop=0)

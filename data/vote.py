@@ -115,6 +115,8 @@ def read_file(path: str) -> list[Vote]:
         raise DataError(f"{path} is not a CSV file of votes: its first line must be {','.join(COLUMNS)}")
     found = []
     for line, row in enumerate(rows[1:], 2):
+        if not row:  # an empty line, as some programs leave at the end
+            continue
         try:
             found.append(read_vote(row))
         except DataError as error:

@@ -2,8 +2,8 @@
 
 Prints a table, medians of five after one to warm up: last.pt of networks and optimisers, curves.png of a log
 of 20,000 rows of noise, progress.webp of 1,000 grids of toy rooms. A run of 1,000,000 steps ends with that
-many. The share is of
-the time of 10,000 steps, after which all three are written, if a step takes 8 ms, as it may on an H100.
+many. The share is of the time of 10,000 steps, after which all three are written, if a step takes 8 ms, as
+it may on an H100.
 """
 
 import argparse
@@ -53,9 +53,8 @@ def main() -> None:
         (folder / "samples").mkdir()
         rooms = torch.from_numpy(np.stack([room(0, i, settings.size) for i in range(64)]))
         for i in range(GRIDS):
-            scenes.save_grid(
-                rooms.roll(i, 0), folder / f"samples/step_{i:08}.png"
-            )  # none equals the one before
+            grid = rooms.roll(i, 0)  # none equals the one before
+            scenes.save_grid(grid, folder / f"samples/step_{i:08}.png")
         saves = {
             "last.pt": partial(runs.save_checkpoint, folder / "last.pt", state, log=rows),
             "curves.png": partial(runs.save_curves, folder / "log.csv"),

@@ -17,6 +17,12 @@ def cache(monkeypatch, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    """Gives every test the same random numbers, whichever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def arithmetic():
     """Restores afterwards what runs.set_arithmetic sets; monkeypatch cannot delete these attributes."""

@@ -41,10 +41,14 @@ def one_of_two(rank, folder):
 def test_two_processes_with_half_a_batch_each_step_like_one(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     processes = [SERVER.Process(target=one_of_two, args=(rank, tmp_path)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(300)
+    finally:
+        for process in processes:
+            process.kill()  # if one has died, the other waits for it
     assert [process.exitcode for process in processes] == [0, 0]
 
     G, D, opt_g, opt_d, real, z = plain_networks()

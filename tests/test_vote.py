@@ -196,13 +196,20 @@ def test_spreadsheets_may_have_saved_the_file(tmp_path):
 
 
 GOOD = row(ANNE, 0, True, True)
+
+
+def test_empty_lines_are_skipped(tmp_path):
+    (tmp_path / "votes.csv").write_text(HEADER + "\n" + GOOD + "\n\n")
+    assert len(vote.read_votes([str(tmp_path / "votes.csv")])) == 1
+
+
 HOSTILE = {
     "empty": (b"", "first line must be study,voter,pair,left,chosen"),
     "no votes": (HEADER.encode(), "there is no vote"),
     "wrong columns": (b"study,voter,pair,side\n", "first line must be"),
     "semicolons": ((HEADER + GOOD).replace(",", ";").encode(), "first line must be"),
     "missing column": ((HEADER + f"{STUDY},{ANNE},0,1\n").encode(), "line 2: 4 columns instead of 5"),
-    "blank line": ((HEADER + "\n" + GOOD).encode(), "line 2: 0 columns"),
+    "spaces": ((HEADER + "  \n" + GOOD).encode(), "line 2: 1 columns"),
     "no such pair": (
         (HEADER + f"{STUDY},{ANNE},4,0,1\n").encode(),
         "pair '4', but the study has pairs 0 to 3",
