@@ -8,7 +8,7 @@
 
 Figure 1 takes half a minute, Figure 2 a second. Figure 8 comes with counts: table.md, results.csv and
 curves.png beside figure8.png. All losses and seeds train side by side as one batched network, each as it
-would alone; but if one of them is no longer finite, the run ends for all.
+would alone, to rounding; but if one of them is no longer finite, the run ends for all.
 
 Differences from the authors' code: losses are means over the batch (theirs, but for D's cross entropy, are
 sums; Adam does not notice). Whether their updates are simultaneous or alternating is a race between threads;
@@ -57,7 +57,12 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--modes", type=at_least(2), default=8, help="number of modes, for a grid a square number")
     add("--radius", type=at_least(1e-6, float), default=1.0, help="of the ring; half the side of the grid")
     add("--std", type=at_least(1e-6, float), default=0.01, help="standard deviation of a mode")
-    add("--doubled-mode", action=BooleanOptionalAction, default=True, help="the top mode twice as likely")
+    add(
+        "--doubled-mode",
+        action=BooleanOptionalAction,
+        default=True,
+        help="the top mode of a ring twice as likely",
+    )
     add = parser.add_argument_group("model").add_argument
     add("--z-dim", type=at_least(1), default=256, help="dimension of the noise z")
     add = parser.add_argument_group("loss").add_argument
@@ -90,7 +95,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         parser.error(f"--modes must be a square number for a grid; {args.modes} is not")
     most = MEASURED // MIN_POINTS
     if args.modes > most:
-        parser.error(f"--modes {args.modes} is above {most}: 20 of 2,500 points must be able to fall on each")
+        points = f"{MIN_POINTS} of {MEASURED:,} points"
+        parser.error(f"--modes {args.modes} is above {most}: {points} must be able to fall on each")
     if max(args.radius, args.std) > 1e6:
         parser.error("--radius and --std must be at most 1e6, or distances overflow")
     return args
@@ -248,7 +254,10 @@ def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneou
     fake = G(z.repeat(n, 1, 1))
     d_real = D(real.repeat(n, 1, 1)).chunk(n)  # a chunk [seeds, B] for each loss
     d_fake = D(fake).chunk(n)
-    d_loss = torch.cat([discriminator_loss(*of_loss) for of_loss in zip(d_real, d_fake, losses)])
+    d_losses = [
+        discriminator_loss(on_real, on_fake, loss) for on_real, on_fake, loss in zip(d_real, d_fake, losses)
+    ]
+    d_loss = torch.cat(d_losses)
     opt_d.zero_grad()
     # No model's loss depends on another's weights: the gradient of the sum holds that of each.
     d_loss.sum().backward(inputs=list(D.parameters()), retain_graph=True)
@@ -256,7 +265,7 @@ def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneou
         opt_d.step()
         d_fake = D(fake).chunk(n)
 
-    g_loss = torch.cat([generator_loss(*of_loss) for of_loss in zip(d_fake, losses)])
+    g_loss = torch.cat([generator_loss(on_fake, loss) for on_fake, loss in zip(d_fake, losses)])
     opt_g.zero_grad()
     g_loss.sum().backward(inputs=list(G.parameters()))
     if updates == "simultaneous":
@@ -321,9 +330,10 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
     n = len(seeds)
     lines = [
         f"Step {step}, seeds {seeds[0]} to {seeds[-1]}. In each cell the number of seeds with its 95 %",
-        "Wilson interval, or the mean over seeds (minimum to maximum). A mode is hit if 20 of 2,500 points",
-        "lie within 3 standard deviations of it, its basin if 20 lie within half the way to the next mode.",
-        "An untrained generator has all basins of the default mixture: they show what was lost, not learned.",
+        f"Wilson interval, or the mean over seeds (minimum to maximum). A mode is hit if {MIN_POINTS} of",
+        f"{MEASURED:,} points lie within 3 standard deviations of it, its basin if as many lie within half",
+        "the way to the next mode. An untrained generator has all basins of the default mixture: they show",
+        "what was lost, not learned.",
         "",
         f"| loss | all {modes} modes hit | modes hit | share of points within 3 std | all basins"
         " | one basin or none | basins | divergence |",
@@ -557,10 +567,7 @@ def draw_plane(axes: Axes, D: nn.Module, loss: str) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG, and makes its folder."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"the folder {path.parent} cannot be made ({error.strerror})") from error
+    runs.make_folder(path.parent)
     with runs.write_file(path) as file:
         figure.savefig(file, bbox_inches="tight")
     print(f"wrote {path}")
@@ -625,7 +632,7 @@ def restore(args: Namespace, state: dict) -> tuple[int, dict]:
     if not args.resume:
         return 0, {"measures": {}, "points": {}}
     saved = runs.load_checkpoint(args.resume)
-    for name in ("losses", "seed", "seeds", "z_dim"):
+    for name in ("losses", "seed", "seeds", "z_dim", "layout", "modes", "radius", "std", "doubled_mode"):
         value = saved["args"].get(name)
         if value != getattr(args, name):
             flag = name.replace("_", "-")
@@ -655,7 +662,9 @@ def train(args: Namespace) -> None:
     """Trains as `args` says and fills the run directory args.out."""
     device = runs.pick_device(args.gpu)
     runs.set_arithmetic(tf32=False)  # a mode is 0.01 wide
-    out, losses, seeds = Path(args.out), args.losses, range(args.seed, args.seed + args.seeds)
+    out = Path(args.out)
+    losses = args.losses
+    seeds = range(args.seed, args.seed + args.seeds)
     centres, weights = mixture(args.layout, args.modes, args.radius, args.doubled_mode)
     target = centres.to(device), weights.to(device), args.std
 
@@ -690,8 +699,8 @@ def train(args: Namespace) -> None:
 
             if measured:
                 points = generate(G, seeds, MEASURED)
-                step_losses = step_losses.unflatten(0, (len(losses), len(seeds)))
-                values = torch.cat([step_losses, measure(points, *target)], -1)
+                by_seed = step_losses.unflatten(0, (len(losses), len(seeds)))
+                values = torch.cat([by_seed, measure(points, *target)], -1)
                 log["measures"][step] = values.cpu()
                 show(bar, step, losses, log["measures"][step])
 

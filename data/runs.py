@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import io
 import itertools
 import json
 import math
@@ -183,18 +182,23 @@ def saved_args(args: Namespace) -> dict:
 
 
 # ---------------------------------------------------------------- device and processes
+def started_by_torchrun() -> bool:
+    """Whether this is one of torchrun's processes. A cluster's scheduler may set one of these two."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 def pick_device(gpu: int | None) -> torch.device:
     """--gpu N: that GPU; -1: the CPU; None: GPU 0, under torchrun the local rank's, or else the CPU."""
     count = torch.cuda.device_count()
     if gpu == -1:
         return torch.device("cpu")
-    if gpu is not None and "RANK" in os.environ:
+    if gpu is not None and started_by_torchrun():
         raise DataError("under torchrun the local rank chooses the GPU; only --gpu -1 (the CPU) may be given")
     if gpu is None and count == 0:
         print("no GPU found: running on the CPU")
         return torch.device("cpu")
     if gpu is None:
-        gpu = int(os.environ["LOCAL_RANK"]) if "RANK" in os.environ else 0
+        gpu = int(os.environ["LOCAL_RANK"]) if started_by_torchrun() else 0
     if not 0 <= gpu < count:
         found = ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(count)) or "none"
         raise DataError(f"there is no GPU {gpu}; GPUs found: {found}; --gpu -1 runs on the CPU")
@@ -260,7 +264,7 @@ class Graph:
 
 def join_processes(device: torch.device) -> tuple[int, int]:
     """(rank, number of processes): (0, 1), unless torchrun started this process as one of several."""
-    if "RANK" not in os.environ:
+    if not started_by_torchrun():
         return 0, 1
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     atexit.register(dist.destroy_process_group)
@@ -332,10 +336,17 @@ def agree_to_stop(caught: list[int], step: int, every: int, device: torch.device
     return int(agreed)
 
 
+def available_cores() -> int:
+    """The cores that this process may use: in a container often fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
 def default_workers() -> int:
     """Data workers of one process: as many as cores, divided by torchrun's processes here, at most 16."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun
-    return min(max(os.cpu_count() // processes, 1), 16)
+    return min(max(available_cores() // processes, 1), 16)
 
 
 def leave_process_group(worker: int) -> None:
@@ -385,6 +396,14 @@ def open_run(out: Path, resume: str | None, rank: int = 0) -> Iterator[None]:
         lock.release()
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, unless it is there. DataError if it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"the folder {path} cannot be made ({error.strerror})") from error
+
+
 def lock_file(file: BinaryIO, writer: str) -> None:
     """Keeps other processes of `writer`, a program's name, out of an open file until it is closed.
 
@@ -403,22 +422,21 @@ def lock_file(file: BinaryIO, writer: str) -> None:
 
 
 @contextlib.contextmanager
-def write_file(path: Path) -> Iterator[io.BytesIO]:
+def write_file(path: Path) -> Iterator[BinaryIO]:
     """`with write_file(path) as file`: whatever happens, `path` is then whole, the old file or the new.
 
     If the block raises, nothing is written. DataError if the file cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
-    buffer = io.BytesIO()
-    yield buffer
     try:
         with open(temporary, "wb") as file:
-            file.write(buffer.getbuffer())
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}); what was there is kept") from error
+        reason = error.strerror or error
+        raise DataError(f"{path} cannot be written ({reason}); what was there is kept") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()  # is there only if something went wrong

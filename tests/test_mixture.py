@@ -614,27 +614,37 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "change", ["--losses ls", "--losses sigmoid,ls", "--seed 1", "--seeds 3", "--z-dim 8"]
+    "change",
+    [
+        "--losses ls",
+        "--losses sigmoid,ls",
+        "--seed 1",
+        "--seeds 3",
+        "--z-dim 8",
+        "--layout grid --modes 9",
+        "--modes 4",
+        "--radius 2",
+        "--std 0.1",
+        "--no-doubled-mode",
+    ],
 )
-def test_resume_cannot_change_which_models_there_are(call, finished, change):
+def test_resume_cannot_change_the_models_or_the_mixture(call, finished, change):
     before = contents(finished)
     answer = call(gm.main, "--resume", finished / "last.pt", "--gpu", -1, "--steps", 2, *change.split())
-    assert refused(answer, change.split()[0], "cannot change")
+    assert refused(answer, change.split()[0].replace("--no-", "--"), "cannot change")
     assert contents(finished) == before
 
 
 def test_resume_with_a_given_flag_goes_on_with_it_and_says_so(run, call, finished, tmp_path):
     resume = gm.main, "--resume", finished / "last.pt", "--gpu", -1, "--out", tmp_path / "new", "--steps", 2
-    changes = (
-        "--layout grid --modes 4 --radius 2 --updates alternating --lr-d 0 --lr-g 0 --beta1 0.9 --std 0.1"
-    )
+    changes = "--updates alternating --lr-d 0 --lr-g 0 --beta1 0.9"
     code, out, err = call(*resume, *changes.split())
     assert code == 0, err
-    for line in ("--lr-g 0.0, was 0.001", "--modes 4, was 8", "--updates alternating, was simultaneous"):
+    for line in ("--lr-g 0.0, was 0.001", "--updates alternating, was simultaneous"):
         assert line + "\n" in out
     assert "--seeds" not in out and "--losses" not in out
     assert same(state(tmp_path / "new")["G"], state(finished)["G"])  # the rate that is given, 0, is in force
-    assert state(tmp_path / "new")["args"]["modes"] == 4
+    assert state(tmp_path / "new")["args"]["updates"] == "alternating"
 
 
 def test_run_directory_in_use(run, finished, tmp_path):
