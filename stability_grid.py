@@ -50,7 +50,7 @@ from data.score import compare, features, load_classifier, make_extractor, split
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 # Independent streams of random numbers
 INIT_G, INIT_D, Z, GRID = range(4)
-ORDER = 1000
+ORDER = 1000  # apart from the others, so that one can be added there
 SETTINGS = {  # (G has BN, D has BN); the first two are the paper's BN_G and BN_GD
     "bn_g": (False, True),
     "bn_gd": (False, False),
@@ -71,7 +71,18 @@ PAPER = {  # section 4.3, judged by eye
     ("bn_gd", "rmsprop", "ls"): "better than sigmoid",
     ("bn_gd", "rmsprop", "sigmoid"): "slight mode collapse",
 }
-FIXED = ("size", "fit", "limit", "extractor", "rmsprop")  # arguments that --resume may not change
+FIXED = (  # arguments that --resume may not change: all cells of a grid are made and judged alike
+    "fit",
+    "limit",
+    "extractor",
+    "size",
+    "width",
+    "z_dim",
+    "rmsprop",
+    "lr",
+    "beta1",
+    "batch_size",
+)
 FEATURES = {"random": 64, "classifier": 128, "inception": 2048}  # how many an extractor of data.score makes
 QUICK = (
     "--size 32 --width 16 --z-dim 64 --lr 1e-3 --batch-size 16 --steps 1600 --seeds 2 --sample-every 400"
@@ -107,6 +118,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--losses", type=some_of(list(LOSSES)), default="ls,sigmoid", help=f"any of {','.join(LOSSES)}")
     add("--seeds", type=at_least(1), default=10, help="train this many seeds, the first of which is --seed")
     add("--extractor", choices=list(FEATURES), help="of the features; unset: classifier if there are labels")
+    # For --help only; below, QUICK takes its place.
     add("--quick", action="store_true", default=argparse.SUPPRESS, help=f"short for {' '.join(QUICK)}")
     add = parser.add_argument_group("model").add_argument
     add("--size", type=multiple_of(16), default=64, help="side of the pictures, a multiple of 16")
@@ -133,10 +145,11 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 
     given = sys.argv[1:] if argv is None else [str(word) for word in argv]
     words = [word for word in given if word != "--quick"]
-    if "--quick" in given:
-        resumes = any(word.partition("=")[0] == "--resume" for word in words)
-        if not resumes:  # if it does, the checkpoint has these values, or others that were given with them
-            words = QUICK + words  # in front, so that what else is given wins
+    resumes = any(word.partition("=")[0] == "--resume" for word in words)
+    if (
+        "--quick" in given and not resumes
+    ):  # a checkpoint has these values, or others that were given with them
+        words = QUICK + words  # in front, so that what else is given wins
     args = runs.parse_args(parser, words, default_out)
     if args.resume and Path(args.resume).resolve() != Path(args.out, "last.pt").resolve():
         raise DataError(
@@ -781,7 +794,8 @@ def check_resume(args: Namespace, data: str) -> None:
     for name in FIXED:
         value = checkpoint["args"].get(name)
         if value != getattr(args, name):
-            raise DataError(f"--{name} is {value} in {args.resume} and cannot change: cells rest on it")
+            flag = name.replace("_", "-")
+            raise DataError(f"--{flag} is {value} in {args.resume} and cannot change: cells rest on it")
     if checkpoint.get("data") not in (None, data):
         print(f"the data of {args.data} are not those of the steps before: they have changed")
 
@@ -803,8 +817,9 @@ def train(args: Namespace) -> None:
     that are finished, so that the last one's report is complete; nobody waits for a process that has died.
     """
     device = runs.pick_device(args.gpu)
-    rank = int(os.environ.get("RANK", 0))  # these two are set by torchrun
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    rank, world = 0, 1
+    if runs.started_by_torchrun():
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     runs.set_arithmetic(args.tf32)
     pictures, images = open_data(args, device)
     if args.resume:
@@ -840,7 +855,7 @@ def train(args: Namespace) -> None:
                 if caught:
                     break
 
-        # Counted before the report is written: if none is missing, that is complete.
+        # Counted first: other processes may finish cells meanwhile. So if none is missing, the table has all.
         missing = len(cells) - len(finished(out, cells, args.steps))
         table = write_report(out, cells, args.steps, judge, about)
         if missing and world > 1:
