@@ -459,6 +459,16 @@ def test_kid_ranks_where_one_file_is_too_small_for_fid(rooms, tmp_path, capsys):
     assert re.findall(r"(.)/samples.npy.*<- best", capsys.readouterr().out) == ["b"]
 
 
+def test_a_collapsed_checkpoint_is_a_row_like_others(rooms, tmp_path, capsys):
+    for name, fake in (("collapsed", np.repeat(rooms[:1], 200, axis=0)), ("good", rooms[300:500])):
+        np.save(tmp_path / f"{name}.npy", fake)
+    paths = [str(tmp_path / f"{name}.npy") for name in ("collapsed", "good")]
+    score.main([*paths, *"--data rooms --limit 200 --extractor random".split()])
+    collapsed, good = table_lines(capsys)[-2:]
+    assert "collapsed.npy" in collapsed and "best" not in collapsed
+    assert "good.npy" in good and good.endswith("<- best")
+
+
 def test_files_of_several_sizes_make_no_table(tmp_path, capsys):
     np.save(tmp_path / "a.npy", GOOD)
     np.save(tmp_path / "b.npy", GOOD[:, :16, :16])
@@ -496,7 +506,6 @@ BAD = {
     "a number": (npy(np.uint8(3)), "()"),
     "grey of another size": (npy(GOOD[..., 0]), "(4, 32, 32)"),
     "none": (npy(GOOD[:0]), "(0, 32, 32, 3)"),
-    "all the same": (npy(np.repeat(GOOD[:1], 4, axis=0)), "holds no two different pictures"),
 }
 
 
