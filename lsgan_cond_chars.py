@@ -37,7 +37,7 @@ from data.runs import at_least, below_one, finite, not_empty
 
 # Independent streams of random numbers
 INIT_G, INIT_D, Z, GRID, SAMPLE, CLASSES = range(6)
-ORDER = 1000
+ORDER = 1000  # apart from the others, so that one can be added there
 
 
 # ---------------------------------------------------------------- settings
@@ -331,6 +331,7 @@ def sample(args: Namespace) -> None:
     else:
         runs.load_checkpoint(args.sample, {"G": G})
     G.to(device)
+    runs.make_folder(out)
     padded_n = math.ceil(args.n / 64) * 64  # in whole batches
     y = choose_labels(args, table, padded_n)  # [padded_n, k]
     pictures = torch.empty(*y.shape, 28, 28, 1, dtype=torch.uint8)
@@ -340,7 +341,6 @@ def sample(args: Namespace) -> None:
         for k in range(y.shape[1]):
             pictures[i : i + 64, k] = generate(G, z, y[i : i + 64, k].to(device))
     pictures, y = pictures[: args.n], y[: args.n]
-    out.mkdir(parents=True, exist_ok=True)
     with runs.write_file(out / "samples.npy") as file:
         np.save(file, pictures.flatten(0, 1).numpy())
     with runs.write_file(out / "labels.npy") as file:
@@ -364,10 +364,12 @@ def choose_labels(args: Namespace, table: list[str], n: int) -> Tensor:
         order = torch.from_numpy(rng(args.seed, CLASSES).permutation(len(table)))
         repeated = order.repeat(n // len(table) + 1)
         return repeated[:n].unsqueeze(1)
-    unknown = "".join(character for character in args.text if character not in table)
-    if unknown:
-        known = " ".join(table[:20]) + (" ..." if len(table) > 20 else "")
-        raise DataError(f"--text: {unknown!r} not among the {len(table)} classes of {args.sample}: {known}")
+    for character in args.text:
+        if character not in table:
+            known = " ".join(table[:20]) + (" ..." if len(table) > 20 else "")
+            raise DataError(
+                f"--text: {character!r} is not one of the {len(table)} classes of {args.sample}: {known}"
+            )
     return torch.tensor([table.index(character) for character in args.text]).repeat(n, 1)
 
 
@@ -477,7 +479,7 @@ def train(args: Namespace) -> None:
             runs.write_args_and_log(out, args, log_rows)
             print(f"{out}: {len(pictures)} pictures, step {start} to {args.steps}, on {world} x {device}")
             print("d_real, d_fake: means of D's output, for --loss sigmoid of sigmoid(D)")
-        log = runs.Log(out, log_rows, start, args.steps, args.batch_size, rank)
+        log = runs.Log(out, log_rows, start, args.steps, args.batch_size, rank)  # appends to log_rows
 
         for step, (batch, y) in zip(range(start + 1, args.steps + 1), batches):
             real = batch.unsqueeze(1) / 255  # [B, 1, 28, 28] in [0, 1]

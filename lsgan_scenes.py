@@ -37,7 +37,7 @@ from data.runs import at_least, below_one, finite, multiple_of, not_empty, zero_
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 # Independent streams of random numbers
 INIT_G, INIT_D, Z, GRID, SAMPLE, AUGMENT = range(6)
-ORDER = 1000
+ORDER = 1000  # apart from the others, so that one can be added there
 
 
 # ---------------------------------------------------------------- settings
@@ -283,7 +283,7 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     shift_x = (right * (reach + 0.5)).round().long().clamp(-reach, reach)
     rows = reach + pixel - shift_y[:, None]
     columns = reach + pixel - shift_x[:, None]
-    flipped = (flip[:, None] + 1) / 2 < strength / 2  # (flip + 1) / 2 is uniform(0, 1)
+    flipped = flip[:, None] + 1 < strength  # with a probability of strength / 2
     columns = torch.where(flipped, columns.flip(1), columns)
     picture = torch.arange(n, device=images.device)
     images = padded[picture[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
@@ -373,12 +373,12 @@ def sample(args: Namespace) -> None:
     else:
         runs.load_checkpoint(args.sample, {"G": G})
     G.to(device)
+    runs.make_folder(out)
     pictures = torch.empty(args.n, args.size, args.size, 3, dtype=torch.uint8)
     for i in tqdm(range(0, args.n, 64), unit_scale=64, unit=" images", disable=None):
         # Always 64, so that a picture does not depend on --n: other batch sizes round differently.
         z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64)
         pictures[i : i + 64] = generate(G, z.to(device))[: args.n - i]
-    out.mkdir(parents=True, exist_ok=True)
     with runs.write_file(out / "samples.npy") as file:
         np.save(file, pictures.numpy())
     save_grid(pictures[:64], out / "grid.png")
@@ -499,7 +499,7 @@ def train(args: Namespace) -> None:
             runs.write_args_and_log(out, args, log_rows)
             print(f"{out}: {len(pictures)} pictures, step {start} to {args.steps}, on {world} x {device}")
             print("d_real, d_fake: means of D's output, for --loss sigmoid of sigmoid(D)")
-        log = runs.Log(out, log_rows, start, args.steps, args.batch_size, rank)
+        log = runs.Log(out, log_rows, start, args.steps, args.batch_size, rank)  # appends to log_rows
 
         for step, batch in zip(range(start + 1, args.steps + 1), batches):
             real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from data import DataError
 from data.rooms import room
-from data.runs import write_file
+from data.runs import available_cores, write_file
 
 importlib.import_module("torchvision")  # loads its decoders, torch.ops.image
 
@@ -180,7 +180,7 @@ def read_all(images: Images, put: Callable[[int, Tensor], None]) -> None:
         put(start, batch)
         return len(batch)
 
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(available_cores())
     try:
         with tqdm(total=len(images), unit=" pictures", leave=False, disable=None) as bar:
             for n in pool.map(read, range(0, len(images), BATCH)):

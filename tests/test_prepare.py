@@ -167,7 +167,7 @@ def at_batch(monkeypatch, n, action):
             action()
         return read(self, indices)
 
-    monkeypatch.setattr(images.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(images, "available_cores", lambda: 1)
     monkeypatch.setattr(images.Images, "__getitem__", acting)
 
 

@@ -765,7 +765,9 @@ def test_which_gpu_is_picked(monkeypatch):
     assert runs.pick_device(None) == torch.device("cuda:0")
     assert runs.pick_device(1) == torch.device("cuda:1")
     assert runs.pick_device(-1) == torch.device("cpu")
-    monkeypatch.setenv("RANK", "5")  # as torchrun does on the second process of the third machine
+    monkeypatch.setenv("RANK", "5")  # alone it may come from a scheduler
+    assert runs.pick_device(None) == torch.device("cuda:0")
+    monkeypatch.setenv("WORLD_SIZE", "6")  # as torchrun does on the second process of the third machine
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert runs.pick_device(None) == torch.device("cuda:1")
 
@@ -781,7 +783,20 @@ def test_tf32_is_as_the_flag_says(script, run, tmp_path, arithmetic, flag, tf32)
 
 def test_gpu_under_torchrun(script, run, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
     assert refused(script, run("--gpu", 0, "--out", tmp_path / "run"), "torchrun", "--gpu -1")
+
+
+def test_only_the_cores_that_the_process_may_use_are_counted():
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("needs Linux")
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert runs.available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert runs.available_cores() == len(before)
 
 
 @pytest.mark.parametrize("place", ["file/run", "file", "/proc/run"])
@@ -961,6 +976,14 @@ def test_the_other_scripts_checkpoint_is_refused(script, run, good_checkpoints, 
         assert refused(script, answer, str(tmp_path / "last.pt"))
 
 
+def test_samples_into_something_that_is_no_folder(script, run, good_checkpoints, tmp_path):
+    (tmp_path / "last.pt").write_bytes(good_checkpoints[script.__name__])
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/samples"):
+        answer = script_call(script, "--sample", tmp_path / "last.pt", "--gpu", -1, "--out", tmp_path / place)
+        assert refused(script, answer, str(tmp_path / place), "cannot be made")
+
+
 def test_a_checkpoint_does_not_choose_where_files_are_written(script, good_checkpoints, tmp_path):
     checkpoint = torch.load(io.BytesIO(good_checkpoints[script.__name__]))
     elsewhere = str(tmp_path / "elsewhere")
@@ -1014,7 +1037,7 @@ def test_bad_data(script, run, tmp_path, damage):
 
 @pytest.mark.parametrize("cores, processes, workers", [(8, 1, 8), (64, 1, 16), (64, 8, 8), (2, 8, 1)])
 def test_processes_share_the_cores_for_their_workers(monkeypatch, cores, processes, workers):
-    monkeypatch.setattr(runs.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(runs, "available_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert runs.default_workers() == workers
 
