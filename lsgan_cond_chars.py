@@ -364,12 +364,11 @@ def choose_labels(args: Namespace, table: list[str], n: int) -> Tensor:
         order = torch.from_numpy(rng(args.seed, CLASSES).permutation(len(table)))
         repeated = order.repeat(n // len(table) + 1)
         return repeated[:n].unsqueeze(1)
-    for character in args.text:
-        if character not in table:
-            known = " ".join(table[:20]) + (" ..." if len(table) > 20 else "")
-            raise DataError(
-                f"--text: {character!r} is not one of the {len(table)} classes of {args.sample}: {known}"
-            )
+    unknown = [repr(character) for character in args.text if character not in table]
+    if unknown:
+        known = " ".join(table[:20]) + (" ..." if len(table) > 20 else "")
+        missing = ", ".join(unknown)
+        raise DataError(f"--text: {missing} not among the {len(table)} classes of {args.sample}: {known}")
     return torch.tensor([table.index(character) for character in args.text]).repeat(n, 1)
 
 

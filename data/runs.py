@@ -183,7 +183,7 @@ def saved_args(args: Namespace) -> dict:
 
 # ---------------------------------------------------------------- device and processes
 def started_by_torchrun() -> bool:
-    """Whether this is one of torchrun's processes. A cluster's scheduler may set one of these two."""
+    """Whether this is one of torchrun's processes. A cluster's scheduler may set one of these two alone."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 

@@ -384,7 +384,7 @@ def test_unknown_characters_are_named(trained, call):
     known = table[0]
     code, out, error = call(chars.main, "--sample", trained, "--text", f"{known}龘x{known}", "--gpu", -1)
     assert (code, out) == (2, "")
-    reason = f"--text: '龘' is not one of the 6 classes of {trained}: {' '.join(table)}"
+    reason = f"--text: '龘', 'x' not among the 6 classes of {trained}: {' '.join(table)}"
     assert error.startswith(f"lsgan_cond_chars.py: error: {reason}") and error.count("\n") == 1
     assert contents(trained.parent) == before
 

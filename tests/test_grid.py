@@ -685,9 +685,9 @@ FIXED += "|--beta1 0.4|--batch-size 5"
 @pytest.mark.parametrize("flag", FIXED.split("|"))
 def test_on_resume_what_finished_cells_rest_on_cannot_change(run, flag):
     assert run("--steps 1 --seeds 1")[0] == 0
-    before = Path("out/table.md").read_text()
+    before = contents("out")
     assert refused(run(f"--resume {flag}"), flag.split()[0], "cannot change")
-    assert Path("out/table.md").read_text() == before
+    assert contents("out") == before
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "random", "flipped bit", "pickle"])
