@@ -1,0 +1,103 @@
+"""Is the rule of the stability grid right about cases whose answer is known? A table, for each extractor.
+
+    python tests/bench_rule.py --data natural --size 64
+
+The cases are real pictures of this data, made worse in known ways. The same ones are the grid's tests.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import stability_grid as grid
+from data import make_parser, one_line_errors
+from data.images import Images, open_images
+from stability_grid import Judge
+
+
+def make_judge(images: Images, kind: str | None = None) -> Judge:
+    """A judge by `kind` of features; None: the grid's choice for this data. The CPU is fast enough."""
+    kind = grid.choose_extractor(kind, images, images.labels)
+    args = argparse.Namespace(size=images.size, width=16, z_dim=64, seed=0)
+    return Judge(images, images.labels, kind, args, torch.device("cpu"))
+
+
+def planted(n: int, pictures: Tensor) -> dict[str, Tensor]:
+    """What a cell might end with: n pictures each, uint8 [n, size, size, 3], made from real ones [n, ...].
+
+    The picture that is copied is of middling brightness: copies of the brightest of toy rooms lie as far from
+    real ones as the grey of an untrained generator, and so count as diverged.
+    """
+    rng = np.random.default_rng(0)
+    size = pictures.shape[1]
+    middling = pictures.float().mean((1, 2, 3)).argsort()[len(pictures) // 2]
+    one = pictures[middling : middling + 1].expand(n, -1, -1, -1)
+    few = pictures[:: math.ceil(len(pictures) / 8)]
+    G = grid.Generator(size, 16, 64)
+    grid.init_weights(G, grid.torch_rng(0, grid.INIT_G))
+    return {
+        "real pictures": pictures,
+        "a light lattice over them": add_lattice(pictures, 10),
+        "a heavy lattice over them": add_lattice(pictures, 25),
+        "blurred, 2x2 pixels": blur(pictures, 2),
+        "blurred, 4x4 pixels": blur(pictures, 4),
+        "blurred, 8x8 pixels": blur(pictures, 8),
+        "8 pictures, repeated": few[torch.arange(n) % len(few)],
+        "copies of one picture": one,
+        "copies with little noise": whole(one + torch.from_numpy(rng.integers(0, 6, one.shape))),
+        "noise": torch.from_numpy(rng.integers(0, 256, one.shape, dtype=np.uint8)),
+        "untrained generator": grid.generate(G, grid.noise(n, 64, 7, grid.GRID, 0)),
+    }
+
+
+def whole(pictures: Tensor) -> Tensor:
+    """Grey levels of any range, as uint8."""
+    return pictures.clamp(0, 255).byte()
+
+
+def add_lattice(pictures: Tensor, grey_levels: int) -> Tensor:
+    """A checkerboard of 2x2 pixels that are lighter and darker by so many grey levels."""
+    cell = torch.arange(pictures.shape[1]) // 2
+    sign = 1 - 2 * ((cell[:, None] + cell) % 2)  # 1 and -1, [size, size]
+    return whole(pictures + grey_levels * sign[:, :, None])
+
+
+def blur(pictures: Tensor, pixels: int) -> Tensor:
+    """Averaged over squares of so many pixels a side, and enlarged again."""
+    x = F.avg_pool2d(pictures.permute(0, 3, 1, 2).float(), pixels)
+    return whole(F.interpolate(x, scale_factor=pixels, mode="bilinear").permute(0, 2, 3, 1))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints the table."""
+    parser = make_parser("bench_rule.py", "The rule of the stability grid, on cases whose answer is known")
+    parser.add_argument("--data", default="rooms", help="as for stability_grid.py")
+    parser.add_argument("--size", type=int, default=32, help="side of the pictures")
+    args = parser.parse_args(argv)
+    images = open_images(args.data, args.size)
+    labelled = images.labels is not None and images.labels.any()
+    print(
+        "| extractor | case | FID | relative | diversity | verdict |\n| --- | --- | --- | --- | --- | --- |"
+    )
+    for kind in ["random", "classifier"] if labelled else ["random"]:
+        judge = make_judge(images, kind)
+        some = np.random.default_rng(1).permutation(len(images))[: judge.n]
+        for name, pictures in planted(judge.n, images[some]).items():
+            found = judge.measure(pictures)
+            fid, diversity = found["FID"], found["diversity"]
+            relative = math.log(fid / judge.fid_real) / math.log(judge.fid_untrained / judge.fid_real)
+            word = grid.verdict(fid, diversity, judge.fid_real, judge.fid_untrained)
+            print(f"| {kind} | {name} | {fid:.3g} | {relative:.2f} | {diversity:.2f} | {word} |", flush=True)
+
+
+if __name__ == "__main__":
+    with one_line_errors("bench_rule.py"):
+        main()
