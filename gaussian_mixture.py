@@ -16,7 +16,6 @@ sums; Adam does not notice). Whether their updates are simultaneous or alternati
 """
 
 import json
-import sys
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -38,8 +37,20 @@ CHUNK = 10  # steps whose data are drawn at once, which is faster
 MEASURED = 2500  # points of a model for measure()
 DRAWN = 5120  # points of a panel of Figure 8
 MIN_POINTS = 20  # of MEASURED that make a mode hit
+MOST_MODES = 64  # at 100 even the mixture's own points miss 15 modes
 SNAPSHOT_EVERY = 5000  # steps between the columns of Figure 8, as in the authors' code
 MEASURES = ["d_loss", "g_loss", "modes", "share", "basins", "divergence"]  # the last four: see measure()
+FIXED = (  # arguments that --resume may not change
+    "losses",
+    "seed",
+    "seeds",
+    "z_dim",
+    "layout",
+    "modes",
+    "radius",
+    "std",
+    "doubled_mode",
+)
 COLOURS = {"ls": "tab:red", "ls-110": "tab:purple", "sigmoid": "tab:blue"}
 INIT_G, INIT_D, BATCHES, EVALUATION, FIGURE1 = range(5)  # independent streams of random numbers
 
@@ -75,11 +86,15 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
     add("--steps", type=at_least(1), default=40_000, help="steps in all")
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=at_least(0), default=0, help="of everything that is random")
+    add("--seed", type=at_least(0), default=0, help="random seed")
     add("--seeds", type=at_least(1), default=10, help="train this many seeds, the first of which is --seed")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
     add("--graph", action=BooleanOptionalAction, default=False, help="the step as one CUDA graph")
-    add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
+    add(
+        "--out",
+        type=not_empty,
+        help="run directory; unset: the checkpoint's, or runs/<script>-<data>-<loss>-seed<k>",
+    )
     add("--measure-every", type=at_least(1), default=500, help="steps between measures and saves of last.pt")
     add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
 
@@ -93,10 +108,9 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         parser.error(f"--figure {args.figure} trains nothing that --resume could go on with")
     if args.layout == "grid" and round(args.modes**0.5) ** 2 != args.modes:
         parser.error(f"--modes must be a square number for a grid; {args.modes} is not")
-    most = MEASURED // MIN_POINTS
-    if args.modes > most:
-        points = f"{MIN_POINTS} of {MEASURED:,} points"
-        parser.error(f"--modes {args.modes} is above {most}: {points} must be able to fall on each")
+    if args.modes > MOST_MODES:
+        points = f"{MEASURED:,} points must put {MIN_POINTS} on each"
+        parser.error(f"--modes {args.modes} is above {MOST_MODES}: {points}")
     if max(args.radius, args.std) > 1e6:
         parser.error("--radius and --std must be at most 1e6, or distances overflow")
     return args
@@ -287,6 +301,11 @@ def generate(G: Generator, seeds: range, n: int = DRAWN) -> Tensor:
     return points.unflatten(0, (-1, len(seeds)))
 
 
+def points_of_first_seed(G: Generator, seeds: range) -> Tensor:
+    """For Figure 8: points [losses, DRAWN, 2], on the CPU."""
+    return generate(G, seeds)[:, 0].cpu().clone()  # a view would be saved with the points of all seeds
+
+
 def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Tensor:
     """Points [..., MEASURED, 2] -> [..., 4], how well they follow the mixture:
 
@@ -328,12 +347,13 @@ def write_results(path: Path, losses: list[str], seeds: range, log: dict[int, Te
 def write_table(path: Path, losses: list[str], seeds: range, step: int, values: Tensor, modes: int) -> None:
     """A table in Markdown of the measures [losses, seeds, 6] at one step."""
     n = len(seeds)
+    which = f"seeds {seeds[0]} to {seeds[-1]}" if n > 1 else f"seed {seeds[0]}"
     lines = [
-        f"Step {step}, seeds {seeds[0]} to {seeds[-1]}. In each cell the number of seeds with its 95 %",
+        f"Step {step}, {which}. In each cell the number of seeds with its 95 %",
         f"Wilson interval, or the mean over seeds (minimum to maximum). A mode is hit if {MIN_POINTS} of",
         f"{MEASURED:,} points lie within 3 standard deviations of it, its basin if as many lie within half",
-        "the way to the next mode. An untrained generator has all basins of the default mixture: they show",
-        "what was lost, not learned.",
+        "the way to the next mode. With the default mixture and z an untrained generator has all basins, so",
+        "they show what was lost, not what was learned.",
         "",
         f"| loss | all {modes} modes hit | modes hit | share of points within 3 std | all basins"
         " | one basin or none | basins | divergence |",
@@ -423,7 +443,8 @@ CLOUD_CENTRES = {"real": (0.0, 0.0), "near": (-1.2, -0.6), "far": (3.0, 1.5)}
 CLOUD_STD = 0.6
 
 
-# Three losses of G: the loss that its D is trained with, and what a fake adds to G's loss, from D's output d
+# Three losses of G. Each has two parts: the loss that trains its D, and what a fake with D's output d adds to
+# the loss of G.
 GENERATOR_LOSSES = {
     "sigmoid, non-saturating": ("sigmoid", lambda d: F.softplus(-d)),  # -log sigmoid(d)
     "sigmoid, saturating (Eq. 1)": ("sigmoid", lambda d: -F.softplus(d)),  # log(1 - sigmoid(d))
@@ -632,7 +653,9 @@ def restore(args: Namespace, state: dict) -> tuple[int, dict]:
     if not args.resume:
         return 0, {"measures": {}, "points": {}}
     saved = runs.load_checkpoint(args.resume)
-    for name in ("losses", "seed", "seeds", "z_dim", "layout", "modes", "radius", "std", "doubled_mode"):
+    if "updates" not in saved["args"]:
+        raise DataError(f"{args.resume} is not a checkpoint of this script")
+    for name in FIXED:
         value = saved["args"].get(name)
         if value != getattr(args, name):
             flag = name.replace("_", "-")
@@ -670,18 +693,18 @@ def train(args: Namespace) -> None:
 
     state = make_networks(args, device)
     G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
-    start, log = restore(args, state)
-    if not log["points"]:
-        log["points"][0] = generate(G, seeds)[:, 0].cpu()
-    batches = draw_batches(seeds, start, args.steps, args.z_dim, target)
-    update = partial(train_step, G, D, opt_g, opt_d, losses=losses, updates=args.updates)
-    if args.graph:
-        update = runs.Graph(update, [opt_g, opt_d], device)
 
     def save(step: int) -> None:
         runs.save_checkpoint(out / "last.pt", state, args=runs.saved_args(args), step=step, log=log)
 
     with runs.open_run(out, args.resume), runs.catch_signals() as caught:
+        start, log = restore(args, state)
+        if not log["points"]:
+            log["points"][0] = points_of_first_seed(G, seeds)
+        batches = draw_batches(seeds, start, args.steps, args.z_dim, target)
+        update = partial(train_step, G, D, opt_g, opt_d, losses=losses, updates=args.updates)
+        if args.graph:
+            update = runs.Graph(update, [opt_g, opt_d], device)
         save(start)  # first of all, so that a run stopped at any moment can be resumed
         with runs.write_file(out / "args.json") as file:
             file.write(json.dumps(runs.saved_args(args), indent=1).encode())
@@ -705,13 +728,13 @@ def train(args: Namespace) -> None:
                 show(bar, step, losses, log["measures"][step])
 
             if due(step, SNAPSHOT_EVERY, args.steps):
-                log["points"][step] = generate(G, seeds)[:, 0].cpu()
+                log["points"][step] = points_of_first_seed(G, seeds)
 
             if stopped or measured:
                 save(step)
 
             if stopped:
-                sys.exit(128 + stopped)  # 130: Ctrl-C, 143: SIGTERM
+                runs.exit_stopped(stopped, step)
 
         measures = log["measures"]
         write_results(out / "results.csv", losses, seeds, measures)

@@ -7,17 +7,17 @@
     python lsgan_cond_chars.py --classes 20 --width 32 --batch-size 32 --lr 5e-4 --steps 4000  # toys
 
 Differences from the authors' code: losses are means over the batch, theirs are sums (Adam hardly notices a
-factor). One G forward serves both updates, so G's running BN statistics move once a step, not twice; they
-average the unbiased variance, theirs the biased one. In layers of stride 2 the extra row and column
+factor). One G forward serves both updates, so G's running BN statistics move once a step, not twice; our
+running variance is the unbiased one, theirs the biased. In layers of stride 2 the extra row and column
 of padding are at the top and left, where TensorFlow's SAME has them at the bottom and right: the same
 networks turned by 180 degrees. An epoch is a permutation of the data, theirs a shuffle buffer of 1,000
 pictures.
-D's first layer has 256 channels as in the paper, 257 in theirs. Without files named Test a fifth of the
-writers, or of the files of each class, is held out; theirs trains on all.
+D's first layer has 256 channels as in the paper, 257 in theirs. Without .gnt files named Test a fifth of
+the writers, or of the files of each class, is held out; theirs trains on all.
 """
 
 import math
-import sys
+import os
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -75,25 +75,35 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     )
     run = parser.add_argument_group("run")
     add = run.add_argument
-    add("--seed", type=at_least(0), default=0, help="of everything that is random")
+    add("--seed", type=at_least(0), default=0, help="random seed")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
     add("--tf32", action=BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
     add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
     add("--compile", action=BooleanOptionalAction, default=False, help="torch.compile both networks")
     add("--graph", action=BooleanOptionalAction, default=False, help="the step as one CUDA graph")
-    add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
+    add(
+        "--out",
+        type=not_empty,
+        help="run directory; unset: the checkpoint's, or runs/<script>-<data>-<loss>-seed<k>",
+    )
     add("--n", type=at_least(1), default=64, help="number of pictures for --sample")
-    add("--text", type=not_empty, help="text for --sample to write, a class a character, in --n rows")
+    add("--text", type=not_empty, help="text for --sample to write, one class per character, in --n rows")
     add("--log-every", type=at_least(1), default=50, help="steps between rows of log.csv")
     add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
     add("--save-every", type=at_least(1), default=10_000, help="steps between saves of last.pt")
-    add("--keep-every", type=at_least(0), default=0, help="steps between checkpoints that stay; 0: none")
+    add(
+        "--keep-every",
+        type=at_least(0),
+        default=0,
+        help="steps between checkpoints kept as step_N.pt; 0: none",
+    )
     add = run.add_mutually_exclusive_group().add_argument
     add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
     add("--sample", type=not_empty, metavar="FILE", help="write pictures from a checkpoint, no training")
 
     def default_out(args: Namespace) -> str:
-        return f"runs/{Path(__file__).stem}-{Path(args.data).absolute().name}-{args.loss}-seed{args.seed}"
+        data = Path(os.path.abspath(args.data)).name
+        return f"runs/{Path(__file__).stem}-{data}-{args.loss}-seed{args.seed}"
 
     args = runs.parse_args(parser, argv, default_out)
     if args.text and not args.sample:
@@ -277,7 +287,7 @@ def train_step(G, D, opt_g, opt_d, real, z, y, loss="ls", a=0.0, b=1.0, c=1.0, a
 # ---------------------------------------------------------------- sampling and figures
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-    """uint8 pictures [n, H, W, channels], in eval mode: apart from rounding none depends on the others."""
+    """uint8 pictures [n, H, W, channels], in eval mode: but for rounding none depends on the others."""
     was_training = G.training
     G.eval()
     images = G.forward(z, y)  # stays eager where G.compile() was called
@@ -312,8 +322,8 @@ def warn_of_collapse(step: int, fakes: Tensor, reals: Tensor) -> None:
 def sample(args: Namespace) -> None:
     """--sample: samples.npy, uint8 [n, 28, 28, 1], labels.npy, int64 [n], and the first 64 as grid.png.
 
-    With --text of k characters n * k pictures: rows of that text, each row from another z, of which grid.png
-    shows the first 64. A label is an index into the checkpoint's "table".
+    With --text of k characters n * k pictures: rows of that text, each row from another z; grid.png shows the
+    first 64. A label is an index into the checkpoint's "table".
     """
     out = Path(args.out)
     for name in ("samples.npy", "labels.npy", "grid.png"):
@@ -331,9 +341,9 @@ def sample(args: Namespace) -> None:
     else:
         runs.load_checkpoint(args.sample, {"G": G})
     G.to(device)
-    runs.make_folder(out)
     padded_n = math.ceil(args.n / 64) * 64  # in whole batches
     y = choose_labels(args, table, padded_n)  # [padded_n, k]
+    runs.make_folder(out)
     pictures = torch.empty(*y.shape, 28, 28, 1, dtype=torch.uint8)
     for i in tqdm(range(0, padded_n, 64), unit_scale=64, unit=" rows", disable=None):
         # Always 64, so that a picture does not depend on --n: other batch sizes round differently.
@@ -450,14 +460,9 @@ def train(args: Namespace) -> None:
     state = make_networks(args, len(characters.table), device, world)
     G, D = state["G"], state["D"]
     shown = state["ema"].module if args.ema else G  # the network that pictures come from
-    start, log_rows = runs.restore(args, state, characters.fingerprint)
-
-    share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
-    order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
-    batches = load_batches(pictures, labels, order)
     reals, grid_y = choose_shown(characters, args.seed)
     grid_z, grid_y = noise(64, args.z_dim, args.seed, GRID, 0).to(device), grid_y.to(device)
-    update = make_update(args, state, device)
+    share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
     out = Path(args.out)
 
     def save(name: str, step: int) -> None:
@@ -473,6 +478,10 @@ def train(args: Namespace) -> None:
         )
 
     with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
+        start, log_rows = runs.restore(args, state, characters.fingerprint)
+        order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
+        batches = load_batches(pictures, labels, order)
+        update = make_update(args, state, device)
         if rank == 0:
             save("last.pt", start)  # first of all, so that a run stopped at any moment can be resumed
             runs.write_args_and_log(out, args, log_rows)
@@ -500,16 +509,16 @@ def train(args: Namespace) -> None:
                 warn_of_collapse(step, fakes, reals)
 
             stopped = runs.agree_to_stop(caught, step, args.log_every, device)
-            if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
-                save("last.pt", step)
-                runs.save_curves(out / "log.csv")
-                runs.save_progress(out / "samples")
-
             if rank == 0 and due(step, args.keep_every, args.steps):
                 save(f"step_{step:08}.pt", step)
 
+            if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
+                save("last.pt", step)  # saved last: a resumed run makes only what follows it
+                runs.save_curves(out / "log.csv")
+                runs.save_progress(out / "samples")
+
             if stopped:
-                sys.exit(128 + stopped)  # 130: Ctrl-C, 143: SIGTERM; another process may have had it
+                runs.exit_stopped(stopped, step)
 
 
 def main(argv: list[str] | None = None) -> None:

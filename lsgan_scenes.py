@@ -7,14 +7,14 @@
     python lsgan_scenes.py --size 32 --width 24 --batch-size 32 --z-dim 64 --lr 5e-4 --ema 0.99 --steps 2000
 
 Differences from the authors' code: losses are means over the batch, theirs are sums (Adam hardly notices a
-factor). One G forward serves both updates, so G's running BN statistics move once a step, not twice; they
-average the unbiased variance, theirs the biased one. In layers of stride 2 the extra row and column
+factor). One G forward serves both updates, so G's running BN statistics move once a step, not twice; our
+running variance is the unbiased one, theirs the biased. In layers of stride 2 the extra row and column
 of padding are at the top and left, where TensorFlow's SAME has them at the bottom and right: the same
 networks turned by 180 degrees. An epoch is a permutation of the data, theirs a shuffle buffer of 1,000
 pictures.
 """
 
-import sys
+import os
 import time
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ from data.runs import at_least, below_one, finite, multiple_of, not_empty, zero_
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 # Independent streams of random numbers
 INIT_G, INIT_D, Z, GRID, SAMPLE, AUGMENT = range(6)
-ORDER = 1000  # apart from the others, so that one can be added there
+ORDER = 1000  # far from the others, so that new ones can be added there
 
 
 # ---------------------------------------------------------------- settings
@@ -81,24 +81,34 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     )
     run = parser.add_argument_group("run")
     add = run.add_argument
-    add("--seed", type=at_least(0), default=0, help="of everything that is random")
+    add("--seed", type=at_least(0), default=0, help="random seed")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
     add("--tf32", action=BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
     add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
     add("--compile", action=BooleanOptionalAction, default=False, help="torch.compile both networks")
     add("--graph", action=BooleanOptionalAction, default=False, help="the step as one CUDA graph")
-    add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
+    add(
+        "--out",
+        type=not_empty,
+        help="run directory; unset: the checkpoint's, or runs/<script>-<data>-<loss>-seed<k>",
+    )
     add("--n", type=at_least(1), default=64, help="number of pictures for --sample")
     add("--log-every", type=at_least(1), default=50, help="steps between rows of log.csv")
     add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
     add("--save-every", type=at_least(1), default=10_000, help="steps between saves of last.pt")
-    add("--keep-every", type=at_least(0), default=0, help="steps between checkpoints that stay; 0: none")
+    add(
+        "--keep-every",
+        type=at_least(0),
+        default=0,
+        help="steps between checkpoints kept as step_N.pt; 0: none",
+    )
     add = run.add_mutually_exclusive_group().add_argument
     add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
     add("--sample", type=not_empty, metavar="FILE", help="write pictures from a checkpoint, no training")
 
     def default_out(args: Namespace) -> str:
-        return f"runs/{Path(__file__).stem}-{Path(args.data).absolute().name}-{args.loss}-seed{args.seed}"
+        data = Path(os.path.abspath(args.data)).name
+        return f"runs/{Path(__file__).stem}-{data}-{args.loss}-seed{args.seed}"
 
     return runs.parse_args(parser, argv, default_out)
 
@@ -283,7 +293,7 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     shift_x = (right * (reach + 0.5)).round().long().clamp(-reach, reach)
     rows = reach + pixel - shift_y[:, None]
     columns = reach + pixel - shift_x[:, None]
-    flipped = flip[:, None] + 1 < strength  # with a probability of strength / 2
+    flipped = (flip[:, None] + 1) / 2 < strength / 2  # (flip + 1) / 2 is uniform in (0, 1)
     columns = torch.where(flipped, columns.flip(1), columns)
     picture = torch.arange(n, device=images.device)
     images = padded[picture[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
@@ -336,7 +346,7 @@ def train_step(
 # ---------------------------------------------------------------- sampling and figures
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor) -> Tensor:
-    """uint8 pictures [n, H, W, channels], in eval mode: apart from rounding none depends on the others."""
+    """uint8 pictures [n, H, W, channels], in eval mode: but for rounding none depends on the others."""
     was_training = G.training
     G.eval()
     images = G.forward(z)  # stays eager where G.compile() was called
@@ -478,13 +488,8 @@ def train(args: Namespace) -> None:
     state = make_networks(args, device, world)
     G, D = state["G"], state["D"]
     shown = state["ema"].module if args.ema else G  # the network that pictures come from
-    start, log_rows = runs.restore(args, state, fingerprint)
-
-    share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
-    order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
-    batches = load_batches(pictures, order, device, args.workers)
     grid_z = noise(64, args.z_dim, args.seed, GRID, 0).to(device)
-    update = make_update(args, state, device)
+    share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
     out = Path(args.out)
 
     def save(name: str, step: int) -> None:
@@ -494,6 +499,10 @@ def train(args: Namespace) -> None:
         )
 
     with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
+        start, log_rows = runs.restore(args, state, fingerprint)
+        order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
+        batches = load_batches(pictures, order, device, args.workers)
+        update = make_update(args, state, device)
         if rank == 0:
             save("last.pt", start)  # first of all, so that a run stopped at any moment can be resumed
             runs.write_args_and_log(out, args, log_rows)
@@ -520,16 +529,16 @@ def train(args: Namespace) -> None:
                 warn_of_collapse(step, fakes, batch)
 
             stopped = runs.agree_to_stop(caught, step, args.log_every, device)
-            if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
-                save("last.pt", step)
-                runs.save_curves(out / "log.csv")
-                runs.save_progress(out / "samples")
-
             if rank == 0 and due(step, args.keep_every, args.steps):
                 save(f"step_{step:08}.pt", step)
 
+            if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
+                save("last.pt", step)  # saved last: a resumed run makes only what follows it
+                runs.save_curves(out / "log.csv")
+                runs.save_progress(out / "samples")
+
             if stopped:
-                sys.exit(128 + stopped)  # 130: Ctrl-C, 143: SIGTERM; another process may have had it
+                runs.exit_stopped(stopped, step)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,12 +3,12 @@
     python stability_grid.py --quick                                # toy rooms, twelve minutes on two cores
     python stability_grid.py --data lsun/bedroom --gpu 0            # the paper's settings, ten seeds
     python stability_grid.py --data lsun/bedroom --gpu 0 --resume   # go on where it stopped
-    python stability_grid.py --data cifar10 --size 32 --settings bn --optimizers adam   # ten models' scores
+    python stability_grid.py --data cifar10 --size 32 --settings bn --optimizers adam   # ten models a loss
     torchrun --nproc-per-node 2 stability_grid.py --quick --gpu -1  # cells are dealt to the processes
 
 A cell is one run: a setting, an optimizer, a loss and a seed. Settings: bn_g has no batch normalization in G,
-bn_gd in neither network, bn has it in both. Writes table.md, figure7.png, results.csv (a row for each cell),
-and a folder for each cell with its log.csv, last.pt and samples/.
+bn_gd in neither network, bn has it in both. Writes table.md, figure7.png, results.csv (a row for each
+finished cell), and a folder for each cell with its log.csv, last.pt and samples/.
 
 Differences from the authors' code: losses are means over the batch; where theirs are sums, our copy of
 TensorFlow's RMSProp multiplies the gradients by the batch size. bn_gd with RMSProp: theirs took ls-110,
@@ -113,7 +113,12 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         help="data workers of a process; unset: its share of the cores, at most 16",
     )
     add = parser.add_argument_group("grid").add_argument
-    add("--settings", type=some_of(list(SETTINGS)), default="bn_g,bn_gd", help=f"any of {','.join(SETTINGS)}")
+    add(
+        "--settings",
+        type=some_of(list(SETTINGS)),
+        default="bn_g,bn_gd",
+        help="any of bn (batch normalization in G and D), bn_g (none in G), bn_gd (none in either)",
+    )
     add("--optimizers", type=some_of(["adam", "rmsprop"]), default="adam,rmsprop", help="any of adam,rmsprop")
     add("--losses", type=some_of(list(LOSSES)), default="ls,sigmoid", help=f"any of {','.join(LOSSES)}")
     add("--seeds", type=at_least(1), default=10, help="train this many seeds, the first of which is --seed")
@@ -131,25 +136,27 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--batch-size", type=at_least(1), default=64, help="pictures a step, in each cell")
     add("--steps", type=at_least(1), default=20_000, help="steps in all")
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=at_least(0), default=0, help="of everything that is random")
+    add("--seed", type=at_least(0), default=0, help="random seed")
     add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
     add("--tf32", action=argparse.BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
     add("--graph", action=argparse.BooleanOptionalAction, default=False, help="the step as one CUDA graph")
-    add("--out", type=not_empty, help="run directory; unset: runs/<script>-<data>-<loss>-seed<k>")
+    add(
+        "--out",
+        type=not_empty,
+        help="run directory; unset: the checkpoint's, or runs/<script>-<data>-<loss>-seed<k>",
+    )
     add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
     add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
 
     def default_out(args: Namespace) -> str:
-        data, losses = Path(args.data).absolute().name, ",".join(args.losses)
+        data, losses = Path(os.path.abspath(args.data)).name, ",".join(args.losses)
         return f"runs/{Path(__file__).stem}-{data}-{losses}-seed{args.seed}"
 
     given = sys.argv[1:] if argv is None else [str(word) for word in argv]
     words = [word for word in given if word != "--quick"]
     resumes = any(word.partition("=")[0] == "--resume" for word in words)
-    if (
-        "--quick" in given and not resumes
-    ):  # a checkpoint has these values, or others that were given with them
-        words = QUICK + words  # in front, so that what else is given wins
+    if "--quick" in given and not resumes:  # a grid that is resumed has its values already
+        words = QUICK + words  # what is given comes later and wins
     args = runs.parse_args(parser, words, default_out)
     if args.resume and Path(args.resume).resolve() != Path(args.out, "last.pt").resolve():
         raise DataError(
@@ -354,7 +361,7 @@ def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0) -> T
 # ---------------------------------------------------------------- sampling and figures
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor) -> Tensor:
-    """uint8 pictures [n, H, W, channels], in eval mode: apart from rounding none depends on the others."""
+    """uint8 pictures [n, H, W, channels], in eval mode: but for rounding none depends on the others."""
     was_training = G.training
     G.eval()
     images = G.forward(z)  # stays eager where G.compile() was called
@@ -434,6 +441,11 @@ class Judge:
         self.real_features = features(Subset(pictures, some[::2]), self.extractor, device)
         self.fid_real = max(self.measure(Subset(pictures, some[1::2]))["FID"], 1e-9)
         self.fid_untrained = self.measure(draw_untrained(self.n, args))["FID"]
+        if not self.fid_real < self.fid_untrained:
+            raise DataError(
+                f"the rule does not suit these data: every other picture lies as far from the rest"
+                f" (FID {self.fid_real:.3g}) as an untrained generator's ({self.fid_untrained:.3g})"
+            )
 
     def measure(self, pictures: Tensor | Subset) -> dict[str, float]:
         """What data.score.compare says of n pictures, uint8 [n, size, size, 3]."""
@@ -505,8 +517,6 @@ def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
     if path.exists():
         checkpoint = runs.load_checkpoint(path, state)
         step, rows = checkpoint["step"], checkpoint["log"]
-        if step > args.steps:
-            raise DataError(f"--steps {args.steps} lies behind step {step} of {path}")
 
     optimizers = state["opt_g"], state["opt_d"]
     update = partial(train_step, G, D, *optimizers, **LOSSES[cell.loss])
@@ -519,11 +529,14 @@ def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
 
 
 def draw_untrained(n: int, args: Namespace) -> Tensor:
-    """n pictures of one untrained generator without BN, uint8 [n, size, size, 3]; it serves all settings."""
+    """n pictures of one untrained generator without BN, uint8 [n, size, size, 3].
+
+    It serves all settings and seeds of the grid, so that all are judged alike.
+    """
     with torch.random.fork_rng(devices=[]):
         G = Generator(args.size, args.width, args.z_dim)
-    init_weights(G, torch_rng(args.seed, INIT_G))
-    return generate_all(G, noise(n, args.z_dim, args.seed, GRID, 0))
+    init_weights(G, torch_rng(0, INIT_G))
+    return generate_all(G, noise(n, args.z_dim, 0, GRID, 0))
 
 
 def generate_all(G: nn.Module, z: Tensor) -> Tensor:
@@ -563,9 +576,24 @@ def add_row(run: Run, measured: dict[str, float]) -> None:
     """Adds what was measured at this step to the log and shows it; what is missing there is nan."""
     row = dict(zip(LOSS_COLUMNS, [run.step, *run.losses.tolist()])) | measured
     values = [row.get(name, math.nan) for name in COLUMNS]
-    run.rows.append(",".join(f"{value:.7g}" for value in values) + "\n")
-    shown = [f"{name} {value:.4g}" for name, value in zip(COLUMNS, values)]
+    texts = [str(run.step), *(f"{value:.7g}" for value in values[1:])]
+    run.rows.append(",".join(texts) + "\n")
+    shown = [f"{name} {value:.4g}" for name, value in zip(COLUMNS, values) if not math.isnan(value)]
     tqdm.write("  ".join([run.folder.name, *shown]))
+
+
+def record(run: Run, grid_z: Tensor, judge: Judge, args: Namespace) -> bool:
+    """Judges the pictures of grid_z, saves the cell and adds to its log. Returns False if it has diverged."""
+    finite = is_finite(run)
+    if finite:
+        fakes = generate_all(run.state["G"], grid_z)
+        save_grid(fakes[:64], run.folder / "samples" / f"step_{run.step:08}.png")
+        add_row(run, judge.measure(fakes))
+        save_cell(run, args)
+    else:  # the last good checkpoint stays
+        add_row(run, {})
+    write_log(run)
+    return finite
 
 
 def train_cells(
@@ -589,27 +617,19 @@ def train_cells(
     for step, batch in zip(bar, batches):
         real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last
         z = runs.to_device(noise(args.batch_size, args.z_dim, seed, Z, step), device)
-        behind = [run for run in active if run.step < step]  # after a kill some cells may be ahead of others
-        for run in behind:
+        at_work = [run for run in active if run.step < step]  # after a kill some may be ahead of others
+        for run in at_work:
             run.losses = run.update(real, z)
             run.step = step
         # Up to here nothing waits for the device.
 
-        if due(step, args.sample_every, args.steps):
-            for run in behind:
-                if is_finite(run):
-                    fakes = generate_all(run.state["G"], grid_z)
-                    save_grid(fakes[:64], run.folder / "samples" / f"step_{step:08}.png")
-                    add_row(run, judge.measure(fakes))
-                    save_cell(run, args)
-                else:  # diverged: the last good checkpoint stays
-                    add_row(run, {})
-                    active.remove(run)
-                write_log(run)
-
         stopped = bool(caught)  # looked at once: a signal may come at any moment
-        if stopped:
-            for run in behind:
+        if due(step, args.sample_every, args.steps):
+            for run in at_work:
+                if not record(run, grid_z, judge, args):
+                    active.remove(run)
+        elif stopped:
+            for run in at_work:
                 if is_finite(run):
                     save_cell(run, args)
         if stopped or not active:
@@ -641,7 +661,7 @@ def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
     """Markdown: a line for each setting, optimizer and loss.
 
     How many seeds got which verdict (learned with its 95 % Wilson interval), mean and deviation of the scores
-    over seeds, and what the paper says.
+    over the seeds whose scores are finite, and what the paper says.
     """
     scores = ["FID"]
     if not all(np.isnan(log["IS"][-1]) for log in logs.values()):
@@ -660,20 +680,29 @@ def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
 
 
 def mean_and_deviation(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.3g}"
-    return f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.2g}"
+    """As text, of the finite values; it says how many those are if some are not."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return "-"
+    text = f"{np.mean(finite):.3g}"
+    if len(finite) > 1:
+        text += f" ± {np.std(finite, ddof=1):.2g}"
+    if len(finite) < len(values):
+        text += f" ({len(finite)} of {len(values)})"
+    return text
 
 
-def write_report(out: Path, cells: list[Cell], steps: int, judge: Judge, about: str) -> str:
-    """Writes results.csv, table.md and figure7.png about the cells that are finished; returns the table.
+def write_report(out: Path, cells: list[Cell], steps: int, judge: Judge, about: str) -> tuple[str, int]:
+    """Writes results.csv, table.md and figure7.png about the cells that are finished.
 
-    about: a line about data and settings for the head of table.md.
+    Returns the table and how many cells are not finished. about: a line about data and settings for the head
+    of table.md.
     """
     with filelock.FileLock(out / ".report.lock"):  # one process after another
         logs = finished(out, cells, steps)
+        missing = len(cells) - len(logs)
         if not logs:
-            return "no cell is finished yet"
+            return "no cell is finished yet", missing
         verdicts = {cell: judge.verdict_of(log) for cell, log in logs.items()}
         table = make_table(logs, verdicts)
         text = f"{about}\n\n{judge.describe()}\n\n{table}"
@@ -682,15 +711,15 @@ def write_report(out: Path, cells: list[Cell], steps: int, judge: Judge, about: 
         with runs.write_file(out / "results.csv") as file:
             file.write(make_results(logs, verdicts).encode())
         draw_figure7(out, logs, verdicts)
-    return table
+    return table, missing
 
 
 def make_results(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
-    """CSV: a row for each cell, with its verdict and the last row of its log."""
+    """CSV: a row for each finished cell, with its verdict and the last row of its log."""
     columns = next(iter(logs.values())).dtype.names
     rows = [[*Cell._fields, "verdict", *columns]]
     for cell, log in logs.items():
-        rows.append([*cell, verdicts[cell], *log[-1].item()])
+        rows.append([*cell, verdicts[cell], *(f"{value:.10g}" for value in log[-1].item())])
     return "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
@@ -786,8 +815,8 @@ def args_text(args: Namespace) -> bytes:
     return text.encode("utf-8", "backslashreplace")  # a path may hold bytes that are not UTF-8
 
 
-def check_resume(args: Namespace, data: str) -> None:
-    """Raises DataError if --resume names no checkpoint of such a grid. Says if the data have changed."""
+def check_resume(args: Namespace) -> dict:
+    """The checkpoint of --resume. Raises DataError if no grid with these arguments can go on from it."""
     checkpoint = runs.load_checkpoint(args.resume)
     if "settings" not in checkpoint["args"] or "G" in checkpoint:  # of another script, or of a cell
         raise DataError(f"{args.resume} is not the last.pt of a grid")
@@ -795,9 +824,13 @@ def check_resume(args: Namespace, data: str) -> None:
         value = checkpoint["args"].get(name)
         if value != getattr(args, name):
             flag = name.replace("_", "-")
-            raise DataError(f"--{flag} is {value} in {args.resume} and cannot change: cells rest on it")
-    if checkpoint.get("data") not in (None, data):
-        print(f"the data of {args.data} are not those of the steps before: they have changed")
+            raise DataError(
+                f"--{flag} is {value} in {args.resume} and cannot change: it made the cells there"
+            )
+    steps = checkpoint["args"]["steps"]
+    if args.steps < steps:
+        raise DataError(f"--steps {args.steps} is less than the {steps} of {args.resume}")
+    return checkpoint
 
 
 def wait_for_rank_0(out: Path, args: Namespace, seconds: float = 600) -> None:
@@ -817,14 +850,17 @@ def train(args: Namespace) -> None:
     that are finished, so that the last one's report is complete; nobody waits for a process that has died.
     """
     device = runs.pick_device(args.gpu)
+    if args.graph and device.type != "cuda":
+        raise DataError("--graph needs a GPU")
     rank, world = 0, 1
     if runs.started_by_torchrun():
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     runs.set_arithmetic(args.tf32)
+    checkpoint = check_resume(args) if args.resume else {}
     pictures, images = open_data(args, device)
-    if args.resume:
-        check_resume(args, images.fingerprint)
-    kind = choose_extractor(args.extractor, pictures, images.labels)
+    if checkpoint.get("data") not in (None, images.fingerprint):
+        raise DataError(f"the data of {args.data} are not those of {args.resume}, and cannot change")
+    args.extractor = choose_extractor(args.extractor, pictures, images.labels)
     cells = list_cells(args)
     out = Path(args.out)
 
@@ -838,7 +874,7 @@ def train(args: Namespace) -> None:
         else:
             wait_for_rank_0(out, args)
 
-        judge = Judge(pictures, images.labels, kind, args, device)
+        judge = Judge(pictures, images.labels, args.extractor, args, device)
         flags = shlex.join(runs.as_flags(saved, saved))
         about = f"{len(images):,} pictures, {device}, torch {torch.__version__}, {flags}"
         if rank == 0:
@@ -855,16 +891,16 @@ def train(args: Namespace) -> None:
                 if caught:
                     break
 
-        # Counted first: other processes may finish cells meanwhile. So if none is missing, the table has all.
-        missing = len(cells) - len(finished(out, cells, args.steps))
-        table = write_report(out, cells, args.steps, judge, about)
+        table, missing = write_report(out, cells, args.steps, judge, about)
         if missing and world > 1:
             print(
-                f"rank {rank} ends; {missing} cells are not finished: --resume trains what a dead rank left"
+                f"rank {rank} is done; {missing} cells of other ranks are not finished."
+                " If a rank has died, --resume trains its cells."
             )
         else:
             print(table)
         if caught:
+            print("stopped; --resume goes on")
             sys.exit(128 + caught[0])  # 130: Ctrl-C, 143: SIGTERM
 
 

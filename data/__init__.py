@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Iterator
 from typing import NoReturn, TextIO
 
@@ -21,21 +21,31 @@ class DataError(Exception):
     def __init__(self, message: str):
         # A DataLoader worker puts its traceback before the message: keep what follows the error's name.
         _, _, message = str(message).rpartition("data.DataError: ")
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
+
+
+class HelpFormatter(ArgumentDefaultsHelpFormatter):
+    """Shows defaults in --help, apart from None: the help of such a flag says what it means to be unset."""
+
+    def _get_help_string(self, action: Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def make_parser(prog: str, description: str) -> ArgumentParser:
     """A parser that shows defaults in --help and answers bad input with one line and exit code 2."""
-    parser = ArgumentParser(
-        prog, description=description, formatter_class=ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
+    parser = ArgumentParser(prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.error = lambda message: fail(prog, message)
     return parser
 
 
+def one_line(message: str) -> str:
+    """The lines of a message with blanks between them. Other blanks stay: they may be part of a path."""
+    return " ".join(line.strip() for line in message.strip().splitlines())
+
+
 def fail(prog: str, message: object) -> NoReturn:
     """Ends the program because of bad input: one line, exit code 2."""
-    print(f"{prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"{prog}: error: {one_line(str(message))}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -66,6 +76,12 @@ def one_line_errors(prog: str, again: str = "") -> Iterator[None]:
         if "DataLoader worker" in reason:
             fail(prog, f"{reason.strip(' .')}; try --workers 0")
         raise
+
+
+def name_toys(spec: str) -> None:
+    """Says that `spec` names toy data if the user may mean the folder of that name."""
+    if os.path.isdir(spec):
+        print(f"data: {spec} are the toy {spec}; the folder is ./{spec}", file=sys.stderr)
 
 
 def make_output_safe() -> None:

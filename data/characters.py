@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data import DataError, strokes
+from data import DataError, name_toys, strokes
 from data.images import find_files, open_picture, picture_extensions
 
 # GB2312 level 1: the 3,755 most frequent characters
@@ -76,6 +76,7 @@ def open_characters(
     if classes is not None and classes < 1:
         raise DataError(f"classes must be at least 1, not {classes}")
     if spec == "strokes":
+        name_toys(spec)
         return draw_strokes(classes or 100, split)
 
     try:
@@ -150,8 +151,8 @@ def split_files(path: Path) -> tuple[list[File], list[File]]:
 
 
 def is_test(place: str) -> bool:
-    """Whether a path names a test set, as Gnt1.0Test.zip and HWDB1.0tst_gnt do; not as part of a word."""
-    words = re.findall("[A-Z]?[a-z]+|[A-Z]+", place)
+    """Whether a path names a test set, as HWDBTest and HWDB1.0tst_gnt do; not as part of a word."""
+    words = re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", place)
     return any(word.lower() in ("test", "tst") for word in words)
 
 

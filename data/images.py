@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from data import DataError
+from data import DataError, name_toys
 from data.rooms import room
 from data.runs import available_cores, write_file
 
@@ -34,7 +34,9 @@ importlib.import_module("torchvision")  # loads its decoders, torch.ops.image
 BATCH = 64  # pictures that a thread of decode_all reads together
 UNCHANGED = 0  # for torchvision's decoders: the channels that are in the file
 END = b"\n"  # stands behind every LMDB key in our list, as numpy strips zero bytes at the end
-NOT_FILES = ("/proc", "/sys", "/dev")  # what looks like a file there is none
+NOT_FILES = ("/proc", "/sys", "/dev")  # what is there only looks like files
+# Pillow names these, but reads them with other programs only, or not at all
+NO_PICTURES = {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".ps", ".wmf"}
 _lock = threading.Lock()
 _open_lmdbs = {}  # folder -> (environment, how many use it now)
 
@@ -235,7 +237,8 @@ def open_picture(value: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise ValueError("Pillow does not know what it is") from None
     sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-    ImageOps.exif_transpose(image, in_place=True)
+    with contextlib.suppress(Exception):  # damaged EXIF fails in any way it likes; the picture may be fine
+        ImageOps.exif_transpose(image, in_place=True)
     if sixteen_bits:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip
     if image.mode in ("I", "F"):
@@ -274,6 +277,7 @@ def find_source(spec: str, size: int) -> "Source | None":
             if (folder / "data.mdb").exists():
                 return Lmdb(folder)
         if spec == "rooms":
+            name_toys(spec)
             return Rooms(size)
         if spec == "cifar10":
             return Cifar10(path)
@@ -441,7 +445,8 @@ class Folder(Source):
 
 def picture_extensions() -> set[str]:
     """Of the formats that Pillow reads: .jpg, .png, ..."""
-    return {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    known = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return known - NO_PICTURES
 
 
 def find_files(top: Path) -> Iterator[tuple[str, os.stat_result | None]]:

@@ -14,7 +14,7 @@ import zipfile
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 import filelock
 import numpy as np
@@ -132,30 +132,32 @@ def parse_args(
     what is given wins; the changes are printed. default_out: the run directory that follows from arguments.
     """
     argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
-    args = parser.parse_args(argv)  # to find the checkpoint
-    if args.resume is True:
-        args.resume = str(Path(args.out or default_out(args), "last.pt"))
-    checkpoint = args.resume or vars(args).get("sample")
+    given = parser.parse_args(argv)
+    if given.resume is True:
+        given.resume = str(Path(given.out or default_out(given), "last.pt"))
+    checkpoint = given.resume or vars(given).get("sample")
     if not checkpoint:
-        args.out = args.out or default_out(args)
-        return args
+        given.out = given.out or default_out(given)
+        return given
 
-    resume = args.resume
-    saved = as_flags(load_checkpoint(checkpoint)["args"], vars(args))
+    saved = as_flags(load_checkpoint(checkpoint)["args"], vars(given))
     before = parser.parse_args(saved)
     args = parser.parse_args(saved + argv)
-    args.resume = resume
+    args.resume = given.resume
     args.out = args.out or str(Path(checkpoint).parent)
-    if resume:
+    if args.resume:
         print_changes(saved_args(before), saved_args(args))
     return args
 
 
 def print_changes(before: dict, after: dict) -> None:
     """A line for each argument of a resumed run that is not the checkpoint's."""
-    for name, value in after.items():
-        if value != before[name]:
-            print(f"--{name.replace('_', '-')} {value}, was {before[name]}")
+    for name in after:
+        old, new = before[name], after[name]
+        if isinstance(new, list):
+            old, new = ",".join(old), ",".join(new)
+        if new != old:
+            print(f"--{name.replace('_', '-')} {new}, was {old}")
 
 
 def as_flags(saved: dict, known: dict) -> list[str]:
@@ -275,12 +277,13 @@ def join_processes(device: torch.device) -> tuple[int, int]:
 
 def check_batch_size(batch_size: int, world: int, n: int) -> None:
     """DataError unless n pictures fill a batch, and `world` processes share it, each with 2 or more."""
-    if batch_size % world == 0 and 2 * world <= batch_size <= n:
-        return
-    raise DataError(
-        f"--batch-size {batch_size} must be a multiple of the number of processes, {world},"
-        f" at least 2 for each, and at most the number of pictures, {n}"
-    )
+    if batch_size > n:
+        raise DataError(f"--batch-size {batch_size} is larger than the data: {n} pictures")
+    if batch_size % world or batch_size < 2 * world:
+        raise DataError(
+            f"--batch-size {batch_size} must be a multiple of the number of processes, {world},"
+            " and at least 2 for each"
+        )
 
 
 def average_gradients(optimizer: torch.optim.Optimizer, args: tuple = (), kwargs: dict | None = None) -> None:
@@ -336,6 +339,13 @@ def agree_to_stop(caught: list[int], step: int, every: int, device: torch.device
     return int(agreed)
 
 
+def exit_stopped(number: int, step: int) -> NoReturn:
+    """Ends the program after signal `number`: with exit code 130 for Ctrl-C, 143 for SIGTERM."""
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        print(f"stopped at step {step}; --resume goes on")
+    sys.exit(128 + number)
+
+
 def available_cores() -> int:
     """The cores that this process may use: in a container often fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):  # Linux
@@ -366,7 +376,7 @@ def check_unused(out: Path, resume: str | None) -> None:
         raise DataError(f"the run directory {out} cannot be read ({error.strerror})") from error
     if found - {".lock", "last.pt.tmp"}:
         raise DataError(
-            f"{out} is in use: --resume goes on from its last.pt, --out FOLDER starts another run"
+            f"{out} is not empty: --resume goes on from its last.pt, --out FOLDER starts another run"
         )
 
 
@@ -375,9 +385,11 @@ def open_run(out: Path, resume: str | None, rank: int = 0) -> Iterator[None]:
     """Makes the run directory and keeps other runs out of it. Of several processes, rank 0 does so for all.
 
     Raises DataError if it cannot be made, if another process runs in it, or if something is in it already,
-    unless that is the run to be resumed.
+    unless that is the run to be resumed. Its checkpoint is to be read inside: before, another process may
+    still write it.
     """
     if rank > 0:
+        wait_for_all()
         yield
         return
     check_unused(out, resume)
@@ -391,9 +403,16 @@ def open_run(out: Path, resume: str | None, rank: int = 0) -> Iterator[None]:
         raise DataError(f"the run directory {out} cannot be written ({error.strerror})") from error
     try:
         check_unused(out, resume)  # another process may have been faster
+        wait_for_all()
         yield
     finally:
         lock.release()
+
+
+def wait_for_all() -> None:
+    """Waits until the other processes, if there are any, are here too."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def make_folder(path: Path) -> None:
@@ -423,9 +442,10 @@ def lock_file(file: BinaryIO, writer: str) -> None:
 
 @contextlib.contextmanager
 def write_file(path: Path) -> Iterator[BinaryIO]:
-    """`with write_file(path) as file`: whatever happens, `path` is then whole, the old file or the new.
+    """`with write_file(path) as file`: `path` is always complete, the old file or the new one.
 
-    If the block raises, nothing is written. DataError if the file cannot be written.
+    If the block raises, nothing is written. DataError if the file cannot be written. Two processes must not
+    write the same file at once.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -444,7 +464,7 @@ def write_file(path: Path) -> Iterator[BinaryIO]:
 
 def write_args_and_log(out: Path, args: Namespace, rows: list[str]) -> None:
     """What stands in a run directory from its first moment: args.json, log.csv and the folder samples/."""
-    (out / "samples").mkdir(exist_ok=True)
+    make_folder(out / "samples")
     text = json.dumps(saved_args(args), indent=1, ensure_ascii=False)
     with write_file(out / "args.json") as file:
         file.write(text.encode("utf-8", "backslashreplace"))  # a path may hold bytes that are not UTF-8
@@ -456,7 +476,13 @@ def save_checkpoint(path: Path, objects: dict, **values) -> None:
     """Writes the states of `objects` (networks and optimisers) and plain values, in one dict."""
     states = {name: item.state_dict() for name, item in objects.items()}
     with write_file(path) as file:
-        torch.save({**values, **states}, file)
+        try:
+            torch.save({**values, **states}, file)
+        except RuntimeError as error:
+            # PyTorch ends its archive even if a write has failed, which fails too and hides the OSError.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path | str, objects: dict | None = None) -> dict:
@@ -485,7 +511,7 @@ def load_checkpoint(path: Path | str, objects: dict | None = None) -> dict:
 
 def read_checkpoint(path: Path) -> dict:
     """The whole dict in a checkpoint, its tensors on the CPU. DataError if it is missing or damaged."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         message = f"there is no checkpoint {path}"
         others = sorted(map(str, Path("runs").glob("*/last.pt")))
         if others:
@@ -526,9 +552,11 @@ def restore(args: Namespace, objects: dict, data: str) -> tuple[int, list[str]]:
     if step > args.steps:
         raise DataError(f"--steps {args.steps} is less than step {step} of {args.resume}")
     if checkpoint.get("data") not in (None, data):
-        print(f"the data of {args.data} are not those of the steps before: they have changed")
+        print(f"note: the data of {args.data} are not those that {args.resume} was trained on")
     if not is_log(checkpoint["log"]):
         raise DataError(f"{args.resume} is not a checkpoint of such a run: its log has other rows")
+    if step == args.steps:
+        print(f"{args.resume} has made all {step} steps; --steps N makes more")
     return step, checkpoint["log"]
 
 
@@ -660,7 +688,12 @@ def save_progress(samples: Path, frames: int = 12, side: int = 480) -> None:
     chosen = sorted({round(i) for i in np.linspace(0, len(paths) - 1, frames)})
     pictures = []
     for i in chosen:
-        picture = Image.open(paths[i])
-        pictures.append(picture.reduce(math.ceil(max(picture.size) / side)))
+        try:
+            picture = Image.open(paths[i])
+            pictures.append(picture.reduce(math.ceil(max(picture.size) / side)))
+        except OSError as error:  # damaged: not worth a run
+            tqdm.write(f"{paths[i]} is not in progress.webp: {error}")
+    if not pictures:
+        return
     with write_file(samples.with_name("progress.webp")) as file:
         pictures[0].save(file, "webp", save_all=True, append_images=pictures[1:], duration=300, loop=0)

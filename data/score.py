@@ -161,7 +161,7 @@ def load_classifier(train: Labelled, test: Labelled, device: Device = "cpu") -> 
     some = fetch(train.pictures, np.linspace(0, len(train.labels) - 1, 64).astype(int)).numpy()
     classes = int(train.labels.max()) + 1
     made_of = hashlib.sha1(np.asarray(train.labels).tobytes() + some.tobytes()).hexdigest()
-    path = cache_path(f"classifier-{made_of[:16]}.pt")  # other data, other file
+    path = cache_path(f"classifier-{made_of[:16]}.pt")  # the labels and 64 pictures tell data apart
     width = 64 if classes > 1000 else 32
     net = Network(some.shape[-1], 128, classes, width=width)
     lock = FileLock(f"{path}.lock")
@@ -214,7 +214,8 @@ def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[s
     """Features [n, d] of generated and of real pictures -> FID, KID, KID std, precision, recall, diversity.
 
     FID (Heusel et al. 2017): nan for fewer than 4 d pictures, where it is mostly bias. KID (Binkowski et al.
-    2018): mean and deviation over 100 subsets of 200, DataError for fewer pictures. Precision, recall
+    2018): mean and deviation over 100 subsets of 200, DataError for fewer pictures; the deviation is of the
+    subsets, which share pictures, and no error of the mean. Precision, recall
     (Kynkaanniemi et al. 2019): 3 nearest neighbours, at most 10,000 pictures. Diversity: root mean square
     distance of two generated pictures' features, over that of two real ones'. With `head`, which makes logits
     of features: IS, the Inception Score (Salimans et al. 2016), a mean over 10 parts.
@@ -286,8 +287,9 @@ def copying(fake: Tensor, train: Tensor) -> dict[str, float | tuple]:
 
     fake, train: features [n, d]. New real pictures are training pictures (at most 2,000, evenly spread), each
     held out from all the others. The share (share, low, high) is of those generated pictures that are nearer
-    to a training picture than 95 % of the held-out ones: new real pictures give 5 %, copies 100 %. Raises
-    DataError where so many real pictures are there twice that nothing can be told.
+    to a training picture than 95 % of the held-out ones: new real pictures give 5 % on average, copies 100 %.
+    The 95 % interval counts both samples, the generated pictures and the held-out ones that set the limit.
+    Raises DataError where so many real pictures are there twice that nothing can be told.
     """
     some = np.linspace(0, len(train) - 1, min(len(train), 2000)).astype(int)
     real = nearest(train[some], train, 2)[0][:, 1]  # [:, 0] is the picture itself
@@ -298,10 +300,14 @@ def copying(fake: Tensor, train: Tensor) -> dict[str, float | tuple]:
             "more than 5 % of the real pictures are there twice: remove copies, or use fewer (--limit)"
         )
     hits, n = int((mine < limit).sum()), len(mine)
+    share, (low, high) = hits / n, wilson(hits, n)
+    of_limit = 1.96 * (0.05 * 0.95 / len(some)) ** 0.5
+    low = max(share - np.hypot(share - low, of_limit), 0.0)
+    high = min(share + np.hypot(high - share, of_limit), 1.0)
     return {
         "to the nearest training picture": float(mine.median()),
         "the same, held-out real pictures": float(real.median()),
-        "nearer than 95 % of those": (hits / n, *wilson(hits, n)),
+        "nearer than 95 % of those": (share, float(low), float(high)),
     }
 
 
@@ -333,6 +339,7 @@ def add_neighbours(
         shown.append(fetch(pictures, places[i].numpy()))
     with write_file(path) as file:
         save_image(torch.cat(shown) / 255, file, format="png", nrow=4, pad_value=1)
+    print(f"wrote {path}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------- files
@@ -422,6 +429,11 @@ def places_of(paths: list[Path]) -> tuple[list[int], str]:
     return list(range(1, len(paths) + 1)), "file"
 
 
+def plain_text(name: str) -> str:
+    """A file's name as matplotlib can show it: without formulas, and without bytes that are no text."""
+    return name.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+
+
 def save_curve(paths: list[Path], rows: list[dict], out: Path) -> None:
     """Draws FID (or KID), precision, recall and readability over steps or files, a line for each run.
 
@@ -437,16 +449,18 @@ def save_curve(paths: list[Path], rows: list[dict], out: Path) -> None:
     for place, path, row in zip(places, paths, rows):
         runs.setdefault(path.absolute().parent.parent, []).append((place, row))
     figure = Figure(figsize=(4 * len(names), 3.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
-        for folder, scored in runs.items():
-            scored.sort(key=lambda pair: pair[0])
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, name in zip(panels, names):
+        for scored in runs.values():
+            scored.sort(key=lambda scores: scores[0])
             x = [place for place, _ in scored]
             values = [row[name] for _, row in scored]
             if name == "top-1, generated":
                 values = [share for share, low, high in values]
-            axes.plot(x, values, marker=".", label=folder.name)
+            axes.plot(x, values, marker=".")
         axes.set(xlabel=xlabel, title=name)
-    axes.legend(fontsize=7)
+    labels = [plain_text(folder.name) for folder in runs]
+    panels[-1].legend(panels[-1].lines, labels, fontsize=7)
     with write_file(out) as file:
         figure.savefig(file, format="png")
 
@@ -459,7 +473,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--data", required=True, help="the real pictures, as given to the script")
     add("--extractor", choices=["inception", "classifier", "random"], required=True, help="of the features")
     add("--fit", default="squash", help="as given to the script")
-    add("--limit", type=at_least(0), default=0, help="use so many real pictures, spread evenly; 0: all")
+    add("--limit", type=at_least(0), default=0, help="pictures: use so many real ones, spread evenly; 0: all")
     add("--classes", type=at_least(0), default=0, help="characters: as given to the script")
     add("--charset", default="level1", help="characters: as given to the script")
     add("--curve", type=new_file(".png"), metavar="FILE", help="write a PNG of the scores over steps")
@@ -516,6 +530,8 @@ def score_characters(args: Namespace, sets: list[np.ndarray], device: Device) ->
 
     The classifier always judges how readable they are, whatever --extractor is.
     """
+    if args.limit:
+        raise DataError("--limit is for pictures; of characters --classes uses fewer")
     settings = args.data, args.charset, args.classes or None, args.fit
     train, test = (open_characters(*settings, split) for split in ("train", "test"))
     labels = []
@@ -547,6 +563,7 @@ def main(argv: list[str] | None = None) -> None:
         print_scores(args.samples, rows)
         if args.curve:
             save_curve(args.samples, rows, args.curve)
+            print(f"wrote {args.curve}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -179,7 +179,9 @@ def report(found: dict[str, int]) -> str:
     lines.append(f"A stood on the left in {share(found['A left'], n)}")
     low, high = wilson(found["A left"], n)
     if not low <= 0.5 <= high:
-        lines.append("warning: the interval does not hold 50 %, so the sides were not drawn fairly")
+        lines.append(
+            "warning: the interval does not hold 50 %; with a fair draw that happens in 1 study of 20"
+        )
     lines.append(f"the left picture was chosen in {share(found['left chosen'], n)}")
     return "\n".join(lines)
 

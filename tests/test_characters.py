@@ -277,7 +277,8 @@ def test_released_test_files_are_held_out_wherever_they_are(tmp_path):
         assert len(open_characters(str(root))) == 40
         assert raw(open_characters(str(root), split="test").pictures) == [shrunk(noise(7))]
     assert "all files are test files" in fails(str(zips / "Gnt1.0Test.zip"))
-    assert "nothing to train on" in fails(str(tmp_path / "empty")) if (tmp_path / "empty").mkdir() else True
+    (tmp_path / "empty").mkdir()
+    assert "nothing to train on" in fails(str(tmp_path / "empty"))
 
 
 def test_zip_files_give_what_the_folder_gives(tmp_path):
@@ -380,6 +381,9 @@ def test_one_file_holds_nothing_out(tmp_path):
         ("Gnt1.0Test.zip/1.gnt", True),
         ("HWDB1.0tst_gnt/1.gnt", True),
         ("test/1.gnt", True),
+        ("HWDBTest/1.gnt", True),
+        ("GNTTest.zip/1.gnt", True),
+        ("HWDBTrain/1.gnt", False),
         ("latest/1.gnt", False),
         ("contest/1.gnt", False),
         ("Gnt1.0TrainPart1.zip/1.gnt", False),

@@ -177,6 +177,16 @@ def test_exif_turns_are_applied(tmp_path, ending, orientation):
     assert_close(pixels(open_images(str(tmp_path), 16))[0], upright)
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_damaged_exif_does_not_cost_the_picture(tmp_path, ending):
+    picture(0).save(tmp_path / f"x.{ending}", exif=b"Exif\0\0no exif at all")
+    dataset = open_images(str(tmp_path), 16)
+    with Image.open(tmp_path / f"x.{ending}") as image:
+        upright = np.asarray(image.convert("RGB").resize((16, 16), Image.BILINEAR))
+    assert_close(pixels(dataset)[0], upright)
+    assert not dataset.bad
+
+
 @pytest.mark.parametrize("width, height", [(1, 1), (1, 300), (16, 16), (17, 16), (640, 333)])
 @pytest.mark.parametrize("fit", ["squash", "crop"])
 def test_any_size_fits(width, height, fit):
@@ -367,16 +377,26 @@ def test_keys_are_listed_once_and_nothing_is_written_beside_the_lmdb(tmp_path, m
     assert len(open_images(spec, 16)) == 4
 
 
-def damage(name, content):
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def damage(name, content, bomb):
     """A damaged list of keys."""
     buffer = io.BytesIO()
     if name == "pickle":
-        return pickle.dumps(["key"])
+        return pickle.dumps(bomb)
     if name == "other array":
         np.savez(buffer, keys=np.zeros(4))
         return buffer.getvalue()
     if name == "objects":
-        np.savez(buffer, keys=np.array([{}] * 4))
+        np.savez(buffer, keys=np.array([bomb] * 4))
         return buffer.getvalue()
     if name == "flipped bit":
         middle = content.index(b"00002\n")
@@ -390,9 +410,9 @@ def test_a_damaged_list_of_keys_is_made_again(tmp_path, cache, name):
     before = pixels(open_images(spec, 16))
     (file,) = cache.iterdir()
     content = file.read_bytes()
-    file.write_bytes(damage(name, content))
+    file.write_bytes(damage(name, content, Bomb(tmp_path / "was run")))
     np.testing.assert_array_equal(pixels(open_images(spec, 16)), before)
-    assert np.load(file)["keys"].shape == (4,)
+    assert np.load(file)["keys"].shape == (4,) and not (tmp_path / "was run").exists()
 
 
 def test_keys_may_end_in_zero_bytes(tmp_path):
@@ -688,14 +708,24 @@ def test_a_part_that_was_prepared_says_so_when_the_pictures_are_gone(tmp_path, c
 
 def test_files_that_are_not_read_are_counted_by_kind(tmp_path, capsys):
     spec = write_pictures(tmp_path / "x", ["a.png", "b.JPG"])
-    for name in ("1.NEF", "2.nef", "3.heic", "README"):
+    for name in ("1.NEF", "2.nef", "3.heic", "README", "film.mpg", "weights.h5"):
         (tmp_path / "x" / name).write_bytes(b"content")
     open_images(spec, 16)
     said = capsys.readouterr().err
-    assert "2 pictures; not read: 2 .nef, 1 .heic, 1 without an extension" in said
+    assert "2 pictures; not read: 2 .nef, 1 .heic, 1 without an extension, 1 .mpg, 1 .h5" in said
     write_pictures(tmp_path / "y", ["a.png"])
     open_images(str(tmp_path / "y"), 16)
     assert "not read" not in capsys.readouterr().err
+
+
+def test_a_folder_that_is_named_like_the_toys(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    open_images("rooms", 16, limit=3)
+    assert "toy rooms" not in capsys.readouterr().err
+    write_pictures(tmp_path / "rooms", ["a.png"])
+    open_images("rooms", 16, limit=3)
+    assert "rooms are the toy rooms; the folder is ./rooms" in capsys.readouterr().err
+    assert len(open_images("./rooms", 16)) == 1
 
 
 def test_a_folder_of_other_files_says_so(tmp_path):

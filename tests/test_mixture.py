@@ -696,9 +696,11 @@ def damage(path, how, finished):
 
 @pytest.mark.parametrize("how", ["another script's", "malicious", "truncated", "empty", "random"])
 def test_bad_checkpoint(run, tmp_path, finished, how):
-    damage(tmp_path / "bad.pt", how, finished)
+    (tmp_path / "run").mkdir()
+    damage(tmp_path / "run/last.pt", how, finished)
     before = contents(tmp_path)
-    assert refused(run("--resume", tmp_path / "bad.pt"), "bad.pt")
+    assert refused(run("--resume", tmp_path / "run/last.pt"), "run/last.pt")
+    (tmp_path / "run/.lock").unlink(missing_ok=True)
     assert contents(tmp_path) == before
 
 

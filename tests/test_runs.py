@@ -161,6 +161,41 @@ def check_resume(script, run, tmp_path, monkeypatch, flags, where, n):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_killed_between_a_kept_checkpoint_and_the_last(run, tmp_path, monkeypatch):
+    flags = "--save-every", 2, "--keep-every", 2, "--steps", 6, "--out"
+    assert run(*flags, tmp_path / "whole")[0] == 0
+    saves = at_call(monkeypatch, runs, "save_checkpoint", 3, die)  # 1: the beginning, 2 and 3: step 2
+    with pytest.raises(Killed):
+        run(*flags, tmp_path / "run")
+    assert len(saves) == 3
+    monkeypatch.undo()
+    assert run(*flags, tmp_path / "run", "--resume")[0] == 0
+    for name in ("step_00000002.pt", "step_00000004.pt", "step_00000006.pt", "last.pt"):
+        assert same(state(tmp_path / "run", name), state(tmp_path / "whole", name))
+
+
+def test_a_checkpoint_is_read_when_no_other_process_can_write_it(run, tmp_path, monkeypatch):
+    """Else a run that is resumed while the old one is being stopped would lose the old one's last steps."""
+    tried = []
+
+    def start_another():
+        with pytest.raises(DataError, match="another process"), runs.open_run(tmp_path / "run", last):
+            tried.append("opened")
+        tried.append("refused")
+
+    last = str(tmp_path / "run/last.pt")
+    assert run("--steps", 1, "--out", tmp_path / "run")[0] == 0
+    at_call(monkeypatch, runs, "restore", 1, start_another)
+    assert run("--steps", 2, "--resume", last)[0] == 0
+    assert tried == ["refused"]
+
+
+def test_resuming_a_finished_run_says_how_to_go_on(run, tmp_path):
+    assert run("--steps", 2, "--out", tmp_path / "run")[0] == 0
+    code, out, _ = run("--resume", "--out", tmp_path / "run")
+    assert code == 0 and "has made all 2 steps; --steps N makes more" in out
+
+
 def test_run_killed_before_its_first_checkpoint_can_be_repeated(run, tmp_path, monkeypatch):
     for name in ("fsync", "replace"):
         with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -305,11 +340,11 @@ def test_data_that_changed_before_a_resume_are_named(script, run, tmp_path):
     make_photos(data, range(6))
     flags = "--data", data, "--out", tmp_path / "run"
     assert run(*flags, "--steps", 1)[0] == 0
-    assert "have changed" not in run(*flags, "--steps", 2, "--resume")[1]
+    assert "note:" not in run(*flags, "--steps", 2, "--resume")[1]
     (data / "1.png").unlink()
     code, out, _ = run(*flags, "--steps", 3, "--resume")
-    assert code == 0 and f"the data of {data} are not those of the steps before" in out
-    assert "have changed" not in run(*flags, "--steps", 4, "--resume")[1]  # said once
+    assert code == 0 and f"the data of {data} are not those that" in out
+    assert "note:" not in run(*flags, "--steps", 4, "--resume")[1]  # said once
 
 
 def test_run_directory_in_use(script, run, tmp_path, monkeypatch):
@@ -323,7 +358,7 @@ def test_run_directory_in_use(script, run, tmp_path, monkeypatch):
     assert contents(tmp_path) == before
     with monkeypatch.context() as patch:  # said before the data are read, which can take minutes
         patch.setattr(script, "open_data", None)
-        assert refused(script, run("--out", tmp_path / "notes"), "notes is in use")
+        assert refused(script, run("--out", tmp_path / "notes"), "notes is not empty")
 
 
 def test_default_run_directory(script, run, tmp_path):
@@ -588,7 +623,7 @@ def test_torchrun(script, tmp_path):
 def test_two_processes_need_an_even_batch(script, tmp_path):
     processes = start_two(script, "--batch-size", 5, "--out", tmp_path / "run", folder=tmp_path)
     assert finish(*processes)[0] == 2
-    message = "--batch-size 5 must be a multiple of the number of processes, 2, at least 2 for each"
+    message = "--batch-size 5 must be a multiple of the number of processes, 2, and at least 2 for each"
     assert message in (tmp_path / "0.txt").read_text()
     assert not (tmp_path / "run").exists()
 
@@ -671,6 +706,32 @@ def test_file_size_limit_reached_while_saving(script, run, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert refused(script, result, str(tmp_path / "run"))
     assert state(tmp_path / "run")["step"] == 0 and not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("room", [0, 100, 5_000, 100_000, 200_000, 400_000])
+def test_disk_full_in_the_middle_of_a_checkpoint(tmp_path, room):
+    """A DataError wherever it happens: after some failed writes PyTorch raises a RuntimeError of its own."""
+    nets = {"net": torch.nn.ModuleList(torch.nn.Linear(100, 300) for _ in range(4))}  # 480 kB
+    path = tmp_path / "last.pt"
+    runs.save_checkpoint(path, nets, step=1)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(DataError, match="last.pt cannot be written"):
+            runs.save_checkpoint(path, nets, step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_a_fault_while_saving_keeps_its_traceback(tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(RuntimeError, match="ours"):
+        runs.save_checkpoint(tmp_path / "last.pt", {}, step=1)
 
 
 # ---------------------------------------------------------------- bad input
@@ -1301,6 +1362,19 @@ def test_progress_is_of_bounded_length_and_size(tmp_path):
             colours.append(film.convert("RGB").getpixel((160, 80))[0])
     assert colours[0] < 10 and colours[-1] > 225 and colours == sorted(colours)  # from the first to the last
     assert (tmp_path / "progress.webp").stat().st_size < 1e6
+
+
+def test_a_damaged_grid_is_left_out_of_the_progress(tmp_path, capsys):
+    (tmp_path / "samples").mkdir()
+    bad = tmp_path / "samples/step_00000001.png"
+    bad.write_bytes(b"no picture")
+    runs.save_progress(tmp_path / "samples")
+    assert not (tmp_path / "progress.webp").exists() and str(bad) in capsys.readouterr().out
+    for i in (2, 3):
+        Image.new("RGB", (8, 8), (99 * i, 0, 0)).save(tmp_path / f"samples/step_{i:08}.png")
+    runs.save_progress(tmp_path / "samples")
+    with Image.open(tmp_path / "progress.webp") as film:
+        assert film.n_frames == 2
 
 
 def test_a_run_leaves_its_progress_and_curves(script, run, tmp_path, monkeypatch):

@@ -195,20 +195,27 @@ def test_arrays_and_tensors_of_the_same_data_have_one_classifier(rooms, cache, u
     assert len(untrained) == len(kept(cache)) == 1
 
 
-def malicious(path):
-    class Bomb:
-        def __reduce__(self):
-            return (Path.touch, (path,))
+class Bomb:
+    """Makes a file when it is unpickled."""
 
-    return pickle.dumps(Bomb())
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def malicious(path):
+    return pickle.dumps(Bomb(path))
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "bytes", "flipped bit", "another", "malicious"])
 def test_a_damaged_classifier_is_trained_again(rooms, cache, tmp_path, untrained, damage):
     load_classifier(*labelled(rooms))
     (path,) = kept(cache)
-    other = io.BytesIO()
+    other, bomb = io.BytesIO(), io.BytesIO()
     torch.save({"step": 3}, other)
+    torch.save(Bomb(tmp_path / "was run"), bomb)
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1  # among the weights
@@ -219,7 +226,7 @@ def test_a_damaged_classifier_is_trained_again(rooms, cache, tmp_path, untrained
             "bytes": bytes(range(256)),
             "flipped bit": flipped,
             "another": other.getvalue(),
-            "malicious": malicious(tmp_path / "was run"),
+            "malicious": bomb.getvalue(),
         }[damage]
     )
     load_classifier(*labelled(rooms))
@@ -359,6 +366,19 @@ def test_held_out_real_pictures_are_no_copies(rooms):
     assert low < 0.05 < high and share < 0.1
 
 
+@pytest.mark.parametrize("n", [200, 1000])
+def test_the_interval_of_copies_holds_5_percent_for_an_honest_generator(n):
+    """The held-out distances set the limit: they are a sample too, and for small n the larger doubt."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(100):
+        fake, train = torch.from_numpy(rng.normal(size=(1000, 8))), torch.from_numpy(rng.normal(size=(n, 8)))
+        _, low, high = score.copying(fake, train)["nearer than 95 % of those"]
+        held += low <= 0.05 <= high
+    assert (
+        88 <= held <= 100
+    )  # 95 % but for chance, and for held-out pictures that are one fewer to be near to
+
+
 def test_an_untrained_generator_copies_nothing(rooms):
     noise = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), np.uint8)
     assert share_of_copies(noise, rooms[:300])[0] == 0
@@ -428,7 +448,7 @@ def test_many_files_make_one_table_and_a_curve(rooms, tmp_path, capsys, monkeypa
         np.save(paths[-1], fake)
     drawn = []
     monkeypatch.setattr(Axes, "plot", lambda self, x, y, **_: drawn.append((x, y)))
-    monkeypatch.setattr(Axes, "legend", lambda self, **_: None)
+    monkeypatch.setattr(Axes, "legend", lambda *_, **__: None)
     score.main([*map(str, paths), *"--data rooms --limit 260 --extractor random --curve curve.png".split()])
     lines = table_lines(capsys)
     assert lines[0].startswith("extractor") and "260 generated, 260 real" in lines[1]
@@ -440,6 +460,19 @@ def test_many_files_make_one_table_and_a_curve(rooms, tmp_path, capsys, monkeypa
     assert [x for x, _ in drawn] == [[100, 900, 2000]] * 3  # FID, precision, recall
     assert drawn[0][1] == pytest.approx([float(row[1]) for row in rows], rel=1e-3)
     with Image.open("curve.png") as curve:
+        assert curve.width > 500
+
+
+@pytest.mark.parametrize("name", ["c$_$x", "_hidden", "two  blanks", "caf\udce9"])
+def test_a_curve_of_a_folder_with_an_odd_name(tmp_path, monkeypatch, name):
+    texts = []
+    monkeypatch.setattr(Axes, "legend", lambda self, lines, labels, **_: texts.extend(labels))
+    rows = [{"extractor": "random", "FID (random)": 1.0, "precision (random)": 0.5, "recall (random)": 0.5}]
+    score.save_curve([tmp_path / name / "step_1/samples.npy"], rows, tmp_path / "curve.png")
+    assert texts == [name.replace("$", r"\$").replace("\udce9", r"\udce9")]
+    monkeypatch.undo()
+    score.save_curve([tmp_path / name / "step_1/samples.npy"], rows, tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as curve:
         assert curve.width > 500
 
 
