@@ -1,6 +1,13 @@
-"""The benchmark that waits for a GPU works."""
+"""Benchmarks whose numbers stand in docs/results.md work."""
 
+import re
+from pathlib import Path
+
+import bench_eyes
 import bench_gpu
+import numpy as np
+import pytest
+from PIL import Image
 
 TINY = "--quick --gpu -1 --size 16 --width 2".split()
 
@@ -33,3 +40,47 @@ def test_bench_gpu_prints_all_rows(call):
     ] * 4
     for line in lines[2:]:
         assert any(unit in line for unit in ("images/s", "seed-steps/s", "cells x steps/s", "of the time"))
+
+
+# ---------------------------------------------------------------- bench_eyes
+def test_kappa_worked_by_hand():
+    """Agreement 3/4; by chance 1/2 * 1/4 + 1/2 * 3/4 = 1/2; so (3/4 - 1/2) / (1 - 1/2)."""
+    first, second = ["learned", "learned", "degraded", "degraded"], ["learned", *["degraded"] * 3]
+    assert bench_eyes.kappa(first, second) == bench_eyes.kappa(second, first) == 0.5
+    assert bench_eyes.kappa(first, first) == 1
+    assert bench_eyes.kappa(["learned"] * 4, first) == 0
+    assert np.isnan(bench_eyes.kappa(["learned"] * 4, ["learned"] * 4))  # chance agrees as well
+
+
+def test_judges_see_each_cell_once_and_are_compared_by_number(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = ["setting,optimizer,loss,seed,verdict\n"]
+    words = ["learned", "degraded", "collapsed", "diverged"]
+    for seed, word in enumerate(words):
+        samples = Path(f"grid/bn_g-adam-ls-seed{seed}/samples")
+        samples.mkdir(parents=True)
+        for step in (1, 2):
+            Image.new("L", (8, 8), 100 * (step - 1) + seed).save(samples / f"step_{step:08}.png")
+        rows.append(f"bn_g,adam,ls,{seed},{word}\n")
+    Path("grid/results.csv").write_text("".join(rows))
+    assert call(bench_eyes.main, "grid", "--out", "eyes")[0] == 0
+    shown = [int(np.asarray(Image.open(f"eyes/0{i}.png"))[0, 0]) - 100 for i in range(1, 5)]
+    assert sorted(shown) == [0, 1, 2, 3] and shown != [0, 1, 2, 3]  # the last pictures, in another order
+
+    eye = [words[seed] for seed in shown]
+    Path("a.csv").write_text("".join(f"0{i},{word}\n" for i, word in enumerate(eye, 1)))
+    Path("b.csv").write_text("".join(f"{i},learned\n" for i in (3, 1, 2, 4)))
+    code, out, _ = call(bench_eyes.main, "grid", "--judges", "a.csv", "b.csv")
+    assert code == 0 and "| a | 1 | 1 | 1 | 1 |" in out and "| b | 4 | 0 | 0 | 0 |" in out
+    assert re.search(r"rule, a: agree in 4/4 .* kappa 1.00", out)
+    assert re.search(r"rule, b: agree in 1/4 .* kappa 0.00", out)
+    Path("b.csv").write_text("1,learned\n")
+    code, _, err = call(bench_eyes.main, "grid", "--judges", "b.csv")
+    assert code == 2 and "for each of 1 to 4" in err
+
+
+@pytest.mark.parametrize("grid", ["nothing", "empty"])
+def test_grids_that_are_not_there(call, tmp_path, grid):
+    (tmp_path / "empty").mkdir()
+    code, _, err = call(bench_eyes.main, tmp_path / grid, "--out", tmp_path / "eyes")
+    assert code == 2 and "results.csv cannot be read" in err and not (tmp_path / "eyes").exists()
