@@ -301,10 +301,12 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
         save_image(pictures.permute(0, 3, 1, 2) / 255, file, format="png", nrow=columns, pad_value=1)
 
 
-def choose_shown(characters: Characters, seed: int) -> tuple[Tensor, Tensor]:
-    """64 random real characters for the grids, uint8 [64, 28, 28, 1], and their classes [64]."""
-    indices = torch.from_numpy(rng(seed, CLASSES).integers(len(characters.labels), size=64))
-    return characters.pictures[indices].unsqueeze(-1), characters.labels[indices]
+def choose_shown(characters: Characters, args: Namespace, device: torch.device) -> tuple[Tensor, ...]:
+    """For the grids: 64 random real characters, uint8 [64, 28, 28, 1], and for each a z and its class."""
+    indices = torch.from_numpy(rng(args.seed, CLASSES).integers(len(characters.labels), size=64))
+    reals = characters.pictures[indices].unsqueeze(-1)
+    z = noise(64, args.z_dim, args.seed, GRID, 0)
+    return reals, z.to(device), characters.labels[indices].to(device)
 
 
 def alternate_rows(reals: Tensor, fakes: Tensor) -> Tensor:
@@ -436,11 +438,20 @@ def open_data(args: Namespace, world: int) -> Characters:
 
 def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[..., Tensor]:
     """train_step as a function of real, z and y alone; with --graph as a CUDA graph."""
-    settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
-    optimizers = state["opt_g"], state["opt_d"]
-    update = partial(train_step, state["G"], state["D"], *optimizers, **settings)
+    update = partial(
+        train_step,
+        state["G"],
+        state["D"],
+        state["opt_g"],
+        state["opt_d"],
+        loss=args.loss,
+        a=args.a,
+        b=args.b,
+        c=args.c,
+        amp=args.amp,
+    )
     if args.graph:
-        update = runs.Graph(update, optimizers, device)
+        update = runs.Graph(update, [state["opt_g"], state["opt_d"]], device)
     return update
 
 
@@ -460,8 +471,7 @@ def train(args: Namespace) -> None:
     state = make_networks(args, len(characters.table), device, world)
     G, D = state["G"], state["D"]
     shown = state["ema"].module if args.ema else G  # the network that pictures come from
-    reals, grid_y = choose_shown(characters, args.seed)
-    grid_z, grid_y = noise(64, args.z_dim, args.seed, GRID, 0).to(device), grid_y.to(device)
+    reals, grid_z, grid_y = choose_shown(characters, args, device)
     share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
     out = Path(args.out)
 
@@ -489,7 +499,8 @@ def train(args: Namespace) -> None:
             print("d_real, d_fake: means of D's output, for --loss sigmoid of sigmoid(D)")
         log = runs.Log(out, log_rows, start, args.steps, args.batch_size, rank)  # appends to log_rows
 
-        for step, (batch, y) in zip(range(start + 1, args.steps + 1), batches):
+        for step in range(start + 1, args.steps + 1):
+            batch, y = next(batches)
             real = batch.unsqueeze(1) / 255  # [B, 1, 28, 28] in [0, 1]
             z = runs.to_device(noise(args.batch_size, args.z_dim, args.seed, Z, step)[share], device)
             losses = update(real, z, y)

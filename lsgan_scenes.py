@@ -448,18 +448,21 @@ def open_data(args: Namespace, device: torch.device, world: int) -> tuple[Tensor
 
 def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[..., Tensor]:
     """train_step as a function of real and z, and with --augment of u; with --graph as a CUDA graph."""
-    settings = {
-        "loss": args.loss,
-        "a": args.a,
-        "b": args.b,
-        "c": args.c,
-        "amp": args.amp,
-        "strength": args.augment,
-    }
-    optimizers = state["opt_g"], state["opt_d"]
-    update = partial(train_step, state["G"], state["D"], *optimizers, **settings)
+    update = partial(
+        train_step,
+        state["G"],
+        state["D"],
+        state["opt_g"],
+        state["opt_d"],
+        loss=args.loss,
+        a=args.a,
+        b=args.b,
+        c=args.c,
+        amp=args.amp,
+        strength=args.augment,
+    )
     if args.graph:
-        update = runs.Graph(update, optimizers, device)
+        update = runs.Graph(update, [state["opt_g"], state["opt_d"]], device)
     return update
 
 
@@ -510,7 +513,8 @@ def train(args: Namespace) -> None:
             print("d_real, d_fake: means of D's output, for --loss sigmoid of sigmoid(D)")
         log = runs.Log(out, log_rows, start, args.steps, args.batch_size, rank)  # appends to log_rows
 
-        for step, batch in zip(range(start + 1, args.steps + 1), batches):
+        for step in range(start + 1, args.steps + 1):
+            batch = next(batches)
             real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last
             losses = update(real, *draw_noise(args, step, share, device))
             if args.ema:
