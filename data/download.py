@@ -189,7 +189,8 @@ def check_crcs(path: Path) -> None:
     with open_zip(path) as archive:
         damaged = archive.testzip()
         if damaged:
-            raise ValueError(f"wrong CRC of {damaged!r}")
+            again = "delete it and run the same command again"
+            raise DataError(f"{path} is damaged (wrong CRC of {damaged!r}); {again}")
 
 
 def unpack_data(path: Path, folder: Path) -> None:
@@ -200,11 +201,14 @@ def unpack_data(path: Path, folder: Path) -> None:
             raise DataError(f"{path} is refused: it holds {len(found)} files data.mdb instead of one")
         folder.mkdir(exist_ok=True)
         unpacked = folder / "data.mdb.part"
-        with archive.open(found[0]) as source, open(unpacked, "wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)  # checks the CRC as it goes
-            file.flush()
-            os.fsync(file.fileno())
-        unpacked.rename(folder / "data.mdb")
+        try:
+            with archive.open(found[0]) as source, open(unpacked, "wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)  # checks the CRC as it goes
+                file.flush()
+                os.fsync(file.fileno())
+            unpacked.rename(folder / "data.mdb")
+        finally:
+            unpacked.unlink(missing_ok=True)  # is there only if something went wrong
 
 
 # ---------------------------------------------------------------- command line
