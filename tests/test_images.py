@@ -16,6 +16,7 @@ import lmdb
 import numpy as np
 import pytest
 import torch
+from conftest import at_call
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
@@ -596,11 +597,13 @@ def test_decode_all_counts_bad_pictures_and_reports_one(tmp_path, capsys):
     assert len(dataset.bad) == 50 and capsys.readouterr().err.count("does not decode") == 1
 
 
-def test_decode_all_ends_at_the_first_error(tmp_path):
+def test_decode_all_ends_at_the_first_error(tmp_path, monkeypatch):
     values = {f"{i:040x}": b"junk" for i in range(5000)} | {f"{0:040x}": encode(picture(0), "PNG")}
     dataset = open_images(write_lmdb(tmp_path / "x_lmdb", values), 16)
+    batches = at_call(monkeypatch, images.Images, "__getitem__", 0, None)
     with pytest.raises(DataError, match="are these pictures"):
         decode_all(dataset)
+    assert len(batches) < 40  # of 79
 
 
 # ---------------------------------------------------------------- LMDBs in one process
