@@ -776,7 +776,7 @@ OWN_BAD_FLAGS = {
         ("--limit -1", "argument --limit: must be at least 0, not -1"),
         ("--workers -1", "argument --workers"),
         ("--augment -1", "argument --augment"),
-        ("--batch-size 13", "--batch-size 13 must be", "at most the number of pictures, 12"),
+        ("--batch-size 13", "--batch-size 13 is larger than the data: 12 pictures"),
         ("--data nowhere/bedroom", "nowhere/bedroom", "nowhere/bedroom_train_lmdb"),
     ],
     "lsgan_cond_chars": [
@@ -785,7 +785,7 @@ OWN_BAD_FLAGS = {
         ("--charset big5", "--charset", "big5"),
         ("--text 永", "--text", "--sample"),
         ("--text= --sample nowhere.pt", "--text", "must not be empty"),
-        ("--batch-size 201", "--batch-size 201 must be", "200"),
+        ("--batch-size 201", "--batch-size 201 is larger than the data: 200 pictures"),
         ("--data nowhere/hwdb1.0", "nowhere/hwdb1.0", "python -m data.download hwdb1.0"),
     ],
 }
