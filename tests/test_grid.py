@@ -534,9 +534,9 @@ def test_planted_verdicts_by_the_classifier(real_data, tmp_path, monkeypatch):
     assert "classifier" in judge.describe()
     rng = np.random.default_rng(1)
     pictures = dataset[rng.permutation(50_000)[: judge.n]]
-    known = {**KNOWN}
-    for name in ("noise", "blurred, 8x8 pixels"):  # to the classifier they look much alike
-        known[name] = {"diverged", "collapsed"}
+    names = "real pictures", "copies of one picture", "copies with little noise", "untrained generator"
+    known = {name: KNOWN[name] for name in names}
+    known["noise"] = {"diverged", "collapsed"}  # to the classifier all noise looks alike
     check_planted(judge, pictures, known)
     three = dataset[rng.permutation(np.flatnonzero(dataset.labels < 3))[: judge.n]]
     assert verdicts_of(judge, {"3 of 10 classes": three})["3 of 10 classes"] in {"degraded", "collapsed"}
