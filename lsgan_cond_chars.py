@@ -37,7 +37,7 @@ from data.runs import at_least, below_one, finite, not_empty
 
 # Independent streams of random numbers
 INIT_G, INIT_D, Z, GRID, SAMPLE, CLASSES = range(6)
-ORDER = 1000  # apart from the others, so that one can be added there
+ORDER = 1000  # far from the others, so that new ones can be added there
 
 
 # ---------------------------------------------------------------- settings

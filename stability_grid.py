@@ -50,7 +50,7 @@ from data.score import compare, features, load_classifier, make_extractor, split
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 # Independent streams of random numbers
 INIT_G, INIT_D, Z, GRID = range(4)
-ORDER = 1000  # apart from the others, so that one can be added there
+ORDER = 1000  # far from the others, so that new ones can be added there
 SETTINGS = {  # (G has BN, D has BN); the first two are the paper's BN_G and BN_GD
     "bn_g": (False, True),
     "bn_gd": (False, False),

@@ -29,6 +29,7 @@ HWDB = "http://www.nlpr.ia.ac.cn/databases/Download/Offline/CharData"
 HWDB_ZIPS = ("Gnt1.0TrainPart1.zip", "Gnt1.0TrainPart2.zip", "Gnt1.0TrainPart3.zip", "Gnt1.0Test.zip")
 PAUSES = (1, 3, 10, 30, 60, 120)  # seconds before the next try while nothing new arrives; then we give up
 AGAIN = "what has arrived is kept, run the same command again to continue"
+DELETE = "delete it and run the same command again"
 WRITE_ERROR, NO_RANGES = 23, 33  # exit codes of curl; the latter: the server cannot continue a download
 
 
@@ -161,7 +162,7 @@ def open_zip(path: Path) -> Iterator[ZipFile]:
         with open(path, "rb") as file:
             is_web_page = file.read(1) == b"<"
         if is_web_page:
-            raise DataError(f"{path} is a web page and no zip file; delete it and run the same command again")
+            raise DataError(f"{path} is a web page and no zip file; {DELETE}")
         with ZipFile(path) as archive:
             check_members(path, archive)
             yield archive
@@ -170,7 +171,7 @@ def open_zip(path: Path) -> Iterator[ZipFile]:
     except Exception as error:  # zipfile fails on a bad file in a dozen ways, EINVAL from a seek is one
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise DataError(f"{path} cannot be unpacked ({error.strerror}); {AGAIN}") from error
-        raise DataError(f"{path} is damaged ({error}); delete it and run the same command again") from None
+        raise DataError(f"{path} is damaged ({error}); {DELETE}") from None
 
 
 def check_members(path: Path, archive: ZipFile) -> None:
@@ -189,8 +190,7 @@ def check_crcs(path: Path) -> None:
     with open_zip(path) as archive:
         damaged = archive.testzip()
         if damaged:
-            again = "delete it and run the same command again"
-            raise DataError(f"{path} is damaged (wrong CRC of {damaged!r}); {again}")
+            raise DataError(f"{path} is damaged (wrong CRC of {damaged!r}); {DELETE}")
 
 
 def unpack_data(path: Path, folder: Path) -> None:
