@@ -27,15 +27,16 @@ def gradients(G, D, real, z, amp, rounded):
 
 
 @pytest.mark.parametrize(
-    "layer, shape",
+    "make_layer, shape",
     [
-        (torch.nn.Conv2d(4, 8, 5, 2, 2), (2, 4, 8, 8)),
-        (torch.nn.ConvTranspose2d(4, 8, 3, 2, 1, 1), (2, 4, 8, 8)),
-        (torch.nn.Linear(16, 8), (4, 16)),
+        (lambda: torch.nn.Conv2d(4, 8, 5, 2, 2), (2, 4, 8, 8)),
+        (lambda: torch.nn.ConvTranspose2d(4, 8, 3, 2, 1, 1), (2, 4, 8, 8)),
+        (lambda: torch.nn.Linear(16, 8), (4, 16)),
     ],
     ids=["conv", "deconv", "linear"],
 )
-def test_a_layer_is_rounded_as_by_autocast(layer, shape):
+def test_a_layer_is_rounded_as_by_autocast(make_layer, shape):
+    layer = make_layer()
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
     found = []
     for mode in (torch.autocast("cpu", torch.bfloat16), bench_amp.Bfloat16()):
@@ -44,7 +45,7 @@ def test_a_layer_is_rounded_as_by_autocast(layer, shape):
         found.append((y, *torch.autograd.grad(y.square().sum(), [x, layer.weight])))
     for by_autocast, by_rounding in zip(*found):
         unit = 2**-7 * by_autocast.abs().max()  # bfloat16 has 8 bits of mantissa
-        assert (by_rounding - by_autocast).abs().max() <= unit
+        assert (by_rounding - by_autocast).abs().max() <= 3 * unit  # kernels may round partial sums as well
     assert not torch.equal(found[1][0], layer(x))
 
 
