@@ -504,7 +504,7 @@ def load_checkpoint(path: Path | str, objects: dict | None = None) -> dict:
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise DataError(
-                f"{path} does not fit {name}, which has other layers or sizes: {reason}"
+                f"{path} does not fit {name}: another script wrote it, or other sizes were given ({reason})"
             ) from None
     return checkpoint
 

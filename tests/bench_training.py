@@ -4,10 +4,10 @@
 
 For the photos of LSGAN_DATA as an LMDB, the same prepared, and toy rooms; without LSGAN_DATA toy rooms only.
 Each held in memory, as data of up to 2 GB are, then read in the training process and by two workers.
-Waiting is the time spent in the loader. The rest is outside the loader and train_step: z, the progress bar
-and so on (meaningless on a GPU, where train_step returns before its work is done). Both are shares of the
-time from the 10th step to the last. Memory is what the process holds at that step, without data workers
-(/proc, so Linux only).
+Waiting is the time spent in the loader. The rest is outside the loader and train_step: z, the progress bar,
+this benchmark's look at the memory (meaningless on a GPU, where train_step returns before its work is done).
+Both are shares of the time from the 10th step to the last. Memory is what the process holds at that step,
+without data workers (/proc, so Linux only).
 Prints a table, never fails.
 """
 
@@ -36,11 +36,12 @@ def watch(loader, seen):
     while True:
         before = time.perf_counter()
         batch = next(batches, None)
+        after = time.perf_counter()
         if batch is None:
             return
         resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
         memory = resident_pages * resource.getpagesize() / 1e6
-        seen.append((before, time.perf_counter(), memory))
+        seen.append((before, after, memory))
         yield batch
 
 

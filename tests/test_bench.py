@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import bench_classes
 import bench_eyes
 import bench_gpu
 import numpy as np
 import pytest
 from PIL import Image
+
+from data import score
 
 TINY = "--quick --gpu -1 --size 16 --width 2".split()
 
@@ -84,3 +87,39 @@ def test_grids_that_are_not_there(call, tmp_path, grid):
     (tmp_path / "empty").mkdir()
     code, _, err = call(bench_eyes.main, tmp_path / grid, "--out", tmp_path / "eyes")
     assert code == 2 and "results.csv cannot be read" in err and not (tmp_path / "eyes").exists()
+
+
+# ---------------------------------------------------------------- bench_classes
+def grey_pictures(n, grey, seed):
+    """n pictures of about this grey level, uint8 [n, 16, 16, 3]."""
+    noise = np.random.default_rng(seed).integers(0, 40, (n, 16, 16, 3))
+    return (grey + noise).astype(np.uint8)
+
+
+@pytest.fixture
+def dark_and_bright(tmp_path, monkeypatch):
+    """A folder of 40 dark and 40 bright pictures, and a classifier that learns them in 40 steps."""
+    monkeypatch.setattr(score, "LEAST_STEPS", 40)
+    for seed, (name, grey) in enumerate((("bright", 200), ("dark", 20))):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i, picture in enumerate(grey_pictures(40, grey, seed)):
+            Image.fromarray(picture).save(tmp_path / "data" / name / f"{i:02}.png")
+    return tmp_path / "data"
+
+
+def test_the_share_of_pictures_that_are_read_as_their_class(call, tmp_path, dark_and_bright):
+    np.save(tmp_path / "dark.npy", grey_pictures(20, 20, 2))
+    np.save(tmp_path / "mostly_dark.npy", np.r_[grey_pictures(5, 200, 3), grey_pictures(15, 20, 4)])
+    sets = f"dark={tmp_path / 'dark.npy'}", f"bright={tmp_path / 'mostly_dark.npy'}"
+    code, out, _ = call(bench_classes.main, *sets, "--data", dark_and_bright)
+    assert code == 0 and "100.0% right on 16 held-out pictures" in out
+    assert "| dark | 100% (84% to 100%) | 100% (68% to 100%) | dark |" in out
+    assert "| bright | 25% (11% to 47%) | 100% (68% to 100%) | dark |" in out
+
+
+def test_a_class_that_the_data_does_not_have(call, tmp_path, dark_and_bright):
+    np.save(tmp_path / "a.npy", grey_pictures(2, 20, 2))
+    code, _, err = call(bench_classes.main, f"dusk={tmp_path / 'a.npy'}", "--data", dark_and_bright)
+    assert code == 2 and "dusk is not a class of" in err
+    code, _, err = call(bench_classes.main, "dusk", "--data", dark_and_bright)
+    assert code == 2 and "must be CLASS=FILE" in err
