@@ -48,8 +48,7 @@ def train(parts, classes, steps, seed, device):
         drawn = [random.integers(len(part.labels), size=64 // len(parts)) for part in parts]
         x = torch.cat([fetch(part.pictures, rows, device) for part, rows in zip(parts, drawn)])
         y = torch.cat([part.labels[rows] for part, rows in zip(parts, drawn)]).to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            logits = net.head(net(x.roll(tuple(random.integers(-1, 2, size=2)), (2, 3)))).float()
+        logits = net.head(net(x.roll(tuple(random.integers(-1, 2, size=2)), (2, 3))))
         loss = torch.nn.functional.cross_entropy(logits, y, label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()

@@ -6,6 +6,7 @@ from pathlib import Path
 import bench_classes
 import bench_eyes
 import bench_gpu
+import bench_stats
 import numpy as np
 import pytest
 from PIL import Image
@@ -123,3 +124,54 @@ def test_a_class_that_the_data_does_not_have(call, tmp_path, dark_and_bright):
     assert code == 2 and "dusk is not a class of" in err
     code, _, err = call(bench_classes.main, "dusk", "--data", dark_and_bright)
     assert code == 2 and "must be CLASS=FILE" in err
+
+
+# ---------------------------------------------------------------- bench_stats
+def test_fishers_exact_test_by_hand(call):
+    """3 of 3 against 0 of 3: of the 20 ways to choose 3 of 6, this one and its mirror image; p = 2/20."""
+    code, out, _ = call(bench_stats.main, "--counts", 3, 3, 0, 3)
+    assert code == 0 and out == "3/3 (44% to 100%) against 0/3 (0% to 56%): Fisher's p 0.1\n"
+    code, _, err = call(bench_stats.main, "--counts", 4, 3, 0, 3)
+    assert code == 2 and "4 of 3" in err
+
+
+def test_a_grid_is_compared_over_the_seeds_of_both_losses(call, tmp_path):
+    """FID 1 to 5 for LS, 0.9 times that for the regular GAN: all five signs agree, p = 2 / 2**5."""
+    rows = ["setting,optimizer,loss,seed,verdict,FID"]
+    for seed in range(1, 6):
+        rows.append(f"bn_g,adam,ls,{seed},{'learned' if seed < 3 else 'diverged'},{seed}")
+        rows.append(f"bn_g,adam,sigmoid,{seed},learned,{0.9 * seed}")
+    rows.append("bn_g,adam,ls,6,learned,0.1")  # its partner is not finished
+    (tmp_path / "results.csv").write_text("\n".join(rows))
+    code, out, _ = call(bench_stats.main, tmp_path)
+    assert code == 0 and "bn_g, adam, seeds 1, 2, 3, 4, 5\n" in out
+    assert "| learned | 2/5 (12% to 77%) | 5/5 (57% to 100%) | 0.17 |" in out  # 2 * C(5, 2) / C(10, 3) = 1/6
+    assert "FID, LS: median 3, 1 to 5\n" in out
+    assert "FID is lower for the regular GAN in 5 of 5 seeds; Wilcoxon's p 0.062\n" in out
+
+
+def test_a_mixture_is_judged_at_its_last_step_and_in_its_last_quarter(call, tmp_path):
+    rows = ["step,loss,seed,modes,share,basins,divergence"]
+    for step in (10, 15, 20):
+        for seed in range(4):
+            lost = step == 15 and seed == 0  # within the last quarter, and back at the end
+            rows.append(f"{step},ls,{seed},{seed},{seed / 10},{2 if lost else 8},0")
+            rows.append(f"{step},sigmoid,{seed},8,1,{8 if step == 10 else 1},0")
+    (tmp_path / "results.csv").write_text("\n".join(rows))
+    code, out, _ = call(bench_stats.main, tmp_path)
+    ls, regular = (
+        next(line for line in out.splitlines() if line.startswith(f"| {x}")) for x in ("ls", "sig")
+    )
+    assert code == 0 and "step 20\n" in out
+    assert ls.startswith(
+        "| ls | 0/4 (0% to 49%) | 4/4 (51% to 100%) | 3/4 (30% to 95%) | 1.5 (0.75 to 2.25) |"
+    )
+    assert regular.startswith(
+        "| sigmoid | 4/4 (51% to 100%) | 0/4 (0% to 49%) | 0/4 (0% to 49%) | 8 (8 to 8) |"
+    )
+    assert "ls against sigmoid: all basins, Fisher's p 0.029;" in out  # 2 / C(8, 4)
+
+
+def test_a_run_without_results(call, tmp_path):
+    code, _, err = call(bench_stats.main, tmp_path)
+    assert code == 2 and "results.csv cannot be read" in err

@@ -87,7 +87,7 @@ def commands(page):
         for line in block.splitlines():
             lines += re.split("&&|;", line.split("#")[0])
     for line in lines + re.findall(r"`(python [^`]+)`", text):
-        words = shlex.split(line)
+        words = shlex.split(line.replace("$s", "0"))  # the seed in `for s in 0 1 2`
         if any(word.endswith(".py") or word.startswith("data.") for word in words):
             yield words
 
