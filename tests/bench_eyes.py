@@ -1,13 +1,15 @@
 """Does the rule of the stability grid agree with the eye? Blind pictures for judges, then Cohen's kappa.
 
-    python tests/bench_eyes.py runs/grid64 --out eyes             # the pictures, without their names
-    python tests/bench_eyes.py runs/grid64 --judges a.csv b.csv   # what two judges say of them, and the rule
+    python tests/bench_eyes.py runs/grid64 --out eyes --data natural  # the pictures, without their names
+    python tests/bench_eyes.py runs/grid64 --judges a.csv b.csv       # how far two judges and the rule agree
 
 A judge sees the last grid of each cell as 01.png, 02.png, ... in a random order, and writes a line for each:
-01,degraded. The words are the rule's: learned, degraded, collapsed, diverged.
+01,degraded. The words are the rule's: learned, degraded, collapsed, diverged. With --data photos.png shows 64
+real pictures beside them. The tables: how often rule and judges used each word, for each loss and in all.
 """
 
 import csv
+import itertools
 import shutil
 import sys
 from collections import Counter
@@ -16,14 +18,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import torch
 
 from data import DataError, make_parser, one_line_errors
+from data.images import open_images
 from data.runs import at_least, count_text, make_folder
-from stability_grid import VERDICTS, Cell, folder
+from stability_grid import VERDICTS, Cell, folder, save_grid
 
 
-def read_cells(grids: list[Path]) -> list[tuple[Path, str]]:
-    """The last picture and the verdict of every finished cell of these grids."""
+def read_cells(grids: list[Path]) -> list[tuple[Path, str, str]]:
+    """The last picture, the loss and the verdict of every finished cell of these grids."""
     cells = []
     for grid in grids:
         try:
@@ -35,15 +39,22 @@ def read_cells(grids: list[Path]) -> list[tuple[Path, str]]:
             pictures = sorted(folder(grid, cell).glob("samples/*.png"))
             if not pictures:
                 raise DataError(f"{folder(grid, cell)} has no pictures")
-            cells.append((pictures[-1], row["verdict"]))
+            cells.append((pictures[-1], row["loss"], row["verdict"]))
     return cells
 
 
-def write_pictures(cells: list[tuple[Path, str]], out: Path) -> None:
+def write_pictures(paths: list[Path], out: Path) -> None:
     """Copies the pictures under numbers."""
     make_folder(out)
-    for i, (path, _) in enumerate(cells, 1):
+    for i, path in enumerate(paths, 1):
         shutil.copyfile(path, out / f"{i:02}.png")
+
+
+def write_photos(data: str, size: int, path: Path) -> None:
+    """A grid of 64 real pictures, drawn at random."""
+    images = open_images(data, size)
+    chosen = np.random.default_rng(0).permutation(len(images))[:64]
+    save_grid(torch.as_tensor(images[chosen]), path)
 
 
 def read_words(path: Path, n: int) -> list[str]:
@@ -75,20 +86,28 @@ def interval(first: list[str], second: list[str], draws: int = 2000) -> tuple[fl
     return tuple(np.nanquantile(found, [0.025, 0.975]))
 
 
-def compare(names: list[str], ratings: list[list[str]]) -> str:
-    """A table of how often each word was used, then agreement and kappa of every two."""
-    lines = ["| | " + " | ".join(VERDICTS) + " |", "| --- " * (len(VERDICTS) + 1) + "|"]
+def count_words(names: list[str], ratings: list[list[str]], losses: list[str]) -> list[str]:
+    """A table of how often each word was used, for each loss."""
+    lines = ["| | loss | " + " | ".join(VERDICTS) + " |", "| --- " * (len(VERDICTS) + 2) + "|"]
     for name, words in zip(names, ratings):
-        lines.append(f"| {name} | " + " | ".join(str(words.count(word)) for word in VERDICTS) + " |")
-    for i, name in enumerate(names):
-        for other, words in list(zip(names, ratings))[i + 1 :]:
-            agreed = sum(a == b for a, b in zip(ratings[i], words))
-            low, high = interval(ratings[i], words)
-            lines.append(
-                f"{name}, {other}: agree in {count_text(agreed, len(words))},"
-                f" kappa {kappa(ratings[i], words):.2f} ({low:.2f} to {high:.2f})"
-            )
-    return "\n".join(lines)
+        for loss in sorted(set(losses)):
+            of_loss = [word for word, its_loss in zip(words, losses) if its_loss == loss]
+            counts = [str(of_loss.count(word)) for word in VERDICTS]
+            lines.append(f"| {name} | {loss} | {' | '.join(counts)} |")
+    return lines
+
+
+def compare(names: list[str], ratings: list[list[str]]) -> list[str]:
+    """Agreement and kappa of every two."""
+    lines = []
+    for (name, rating), (other, words) in itertools.combinations(zip(names, ratings), 2):
+        agreed = sum(a == b for a, b in zip(rating, words))
+        low, high = interval(rating, words)
+        lines.append(
+            f"{name}, {other}: agree in {count_text(agreed, len(words))},"
+            f" kappa {kappa(rating, words):.2f} ({low:.2f} to {high:.2f})"
+        )
+    return lines
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -96,6 +115,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = make_parser("bench_eyes.py", "The stability grid's rule against the eye")
     parser.add_argument("grids", nargs="+", type=Path, help="run directories of stability_grid.py")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the order of the pictures")
+    parser.add_argument("--data", help="real pictures to show beside them, for --out")
+    parser.add_argument("--size", type=at_least(1), default=64, help="of the real pictures")
     add = parser.add_mutually_exclusive_group(required=True).add_argument
     add("--out", type=Path, help="folder for the pictures")
     add("--judges", nargs="+", type=Path, metavar="CSV", help="a file of words for each judge")
@@ -105,11 +126,15 @@ def main(argv: list[str] | None = None) -> None:
         order = np.random.default_rng(args.seed).permutation(len(cells))
         cells = [cells[i] for i in order]
         if args.out:
-            write_pictures(cells, args.out)
-        else:
-            ratings = [[verdict for _, verdict in cells]]
-            ratings += [read_words(path, len(cells)) for path in args.judges]
-            print(compare(["rule", *(path.stem for path in args.judges)], ratings))
+            write_pictures([path for path, _, _ in cells], args.out)
+            if args.data:
+                write_photos(args.data, args.size, args.out / "photos.png")
+            return
+        names = ["rule", *(path.stem for path in args.judges)]
+        ratings = [[verdict for _, _, verdict in cells]]
+        ratings += [read_words(path, len(cells)) for path in args.judges]
+        losses = [loss for _, loss, _ in cells]
+        print("\n".join(count_words(names, ratings, losses) + compare(names, ratings)))
 
 
 if __name__ == "__main__":

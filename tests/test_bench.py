@@ -67,7 +67,8 @@ def test_judges_see_each_cell_once_and_are_compared_by_number(call, tmp_path, mo
             Image.new("L", (8, 8), 100 * (step - 1) + seed).save(samples / f"step_{step:08}.png")
         rows.append(f"bn_g,adam,ls,{seed},{word}\n")
     Path("grid/results.csv").write_text("".join(rows))
-    assert call(bench_eyes.main, "grid", "--out", "eyes")[0] == 0
+    assert call(bench_eyes.main, "grid", "--out", "eyes", "--data", "rooms", "--size", 16)[0] == 0
+    assert np.asarray(Image.open("eyes/photos.png")).shape == (146, 146, 3)  # 8 x 8 of 16 pixels, frames of 2
     shown = [int(np.asarray(Image.open(f"eyes/0{i}.png"))[0, 0]) - 100 for i in range(1, 5)]
     assert sorted(shown) == [0, 1, 2, 3] and shown != [0, 1, 2, 3]  # the last pictures, in another order
 
@@ -75,7 +76,7 @@ def test_judges_see_each_cell_once_and_are_compared_by_number(call, tmp_path, mo
     Path("a.csv").write_text("".join(f"0{i},{word}\n" for i, word in enumerate(eye, 1)))
     Path("b.csv").write_text("".join(f"{i},learned\n" for i in (3, 1, 2, 4)))
     code, out, _ = call(bench_eyes.main, "grid", "--judges", "a.csv", "b.csv")
-    assert code == 0 and "| a | 1 | 1 | 1 | 1 |" in out and "| b | 4 | 0 | 0 | 0 |" in out
+    assert code == 0 and "| a | ls | 1 | 1 | 1 | 1 |" in out and "| b | ls | 4 | 0 | 0 | 0 |" in out
     assert re.search(r"rule, a: agree in 4/4 .* kappa 1.00", out)
     assert re.search(r"rule, b: agree in 1/4 .* kappa 0.00", out)
     Path("b.csv").write_text("1,learned\n")
