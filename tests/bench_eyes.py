@@ -5,7 +5,7 @@
 
 A judge sees the last grid of each cell as 01.png, 02.png, ... in a random order, and writes a line for each:
 01,degraded. The words are the rule's: learned, degraded, collapsed, diverged. With --data photos.png shows 64
-real pictures beside them. The tables: how often rule and judges used each word, for each loss and in all.
+real pictures beside them. The tables: how often rule and judges used each word.
 """
 
 import csv
@@ -27,7 +27,7 @@ from stability_grid import VERDICTS, Cell, folder, save_grid
 
 
 def read_cells(grids: list[Path]) -> list[tuple[Path, str, str]]:
-    """The last picture, the loss and the verdict of every finished cell of these grids."""
+    """The last picture, the group ("bn_g adam ls") and the verdict of every finished cell of these grids."""
     cells = []
     for grid in grids:
         try:
@@ -39,7 +39,7 @@ def read_cells(grids: list[Path]) -> list[tuple[Path, str, str]]:
             pictures = sorted(folder(grid, cell).glob("samples/*.png"))
             if not pictures:
                 raise DataError(f"{folder(grid, cell)} has no pictures")
-            cells.append((pictures[-1], row["loss"], row["verdict"]))
+            cells.append((pictures[-1], " ".join(cell[:3]), row["verdict"]))
     return cells
 
 
@@ -86,14 +86,14 @@ def interval(first: list[str], second: list[str], draws: int = 2000) -> tuple[fl
     return tuple(np.nanquantile(found, [0.025, 0.975]))
 
 
-def count_words(names: list[str], ratings: list[list[str]], losses: list[str]) -> list[str]:
-    """A table of how often each word was used, for each loss."""
-    lines = ["| | loss | " + " | ".join(VERDICTS) + " |", "| --- " * (len(VERDICTS) + 2) + "|"]
+def count_words(names: list[str], ratings: list[list[str]], groups: list[str]) -> list[str]:
+    """A table of how often each word was used, for each setting, optimizer and loss."""
+    lines = ["| | cells | " + " | ".join(VERDICTS) + " |", "| --- " * (len(VERDICTS) + 2) + "|"]
     for name, words in zip(names, ratings):
-        for loss in sorted(set(losses)):
-            of_loss = [word for word, its_loss in zip(words, losses) if its_loss == loss]
-            counts = [str(of_loss.count(word)) for word in VERDICTS]
-            lines.append(f"| {name} | {loss} | {' | '.join(counts)} |")
+        for group in sorted(set(groups)):
+            of_group = [word for word, its_group in zip(words, groups) if its_group == group]
+            counts = [str(of_group.count(word)) for word in VERDICTS]
+            lines.append(f"| {name} | {group} | {' | '.join(counts)} |")
     return lines
 
 
@@ -133,8 +133,8 @@ def main(argv: list[str] | None = None) -> None:
         names = ["rule", *(path.stem for path in args.judges)]
         ratings = [[verdict for _, _, verdict in cells]]
         ratings += [read_words(path, len(cells)) for path in args.judges]
-        losses = [loss for _, loss, _ in cells]
-        print("\n".join(count_words(names, ratings, losses) + compare(names, ratings)))
+        groups = [group for _, group, _ in cells]
+        print("\n".join(count_words(names, ratings, groups) + compare(names, ratings)))
 
 
 if __name__ == "__main__":

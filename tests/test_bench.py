@@ -76,7 +76,11 @@ def test_judges_see_each_cell_once_and_are_compared_by_number(call, tmp_path, mo
     Path("a.csv").write_text("".join(f"0{i},{word}\n" for i, word in enumerate(eye, 1)))
     Path("b.csv").write_text("".join(f"{i},learned\n" for i in (3, 1, 2, 4)))
     code, out, _ = call(bench_eyes.main, "grid", "--judges", "a.csv", "b.csv")
-    assert code == 0 and "| a | ls | 1 | 1 | 1 | 1 |" in out and "| b | ls | 4 | 0 | 0 | 0 |" in out
+    assert (
+        code == 0
+        and "| a | bn_g adam ls | 1 | 1 | 1 | 1 |" in out
+        and "| b | bn_g adam ls | 4 | 0 | 0 | 0 |" in out
+    )
     assert re.search(r"rule, a: agree in 4/4 .* kappa 1.00", out)
     assert re.search(r"rule, b: agree in 1/4 .* kappa 0.00", out)
     Path("b.csv").write_text("1,learned\n")
