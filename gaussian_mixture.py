@@ -119,8 +119,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # numpy splits integers of 2**32 or more into 32-bit words and pads short lists with zeros. Without the 1
-    # at the end [2**32, 5, 0] would be the same seed as [0, 1, 5].
+    # The 1 at the end: numpy splits integers of 2**32 or more into two words and ignores zeros at the end, so
+    # without it [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -186,7 +186,7 @@ class BatchedLinear(nn.Module):
 
     def __init__(self, models: int, n_in: int, n_out: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(models, n_in, n_out))  # init_weights draws them
+        self.weight = nn.Parameter(torch.full((models, n_in, n_out), torch.nan))  # init_weights fills it
         self.bias = nn.Parameter(torch.zeros(models, 1, n_out))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -258,12 +258,14 @@ def generator_loss(d_fake: Tensor, loss: str = "ls") -> Tensor:
 
 # ---------------------------------------------------------------- training step
 def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneous") -> Tensor:
-    """Updates all models. In G and D those of the first loss come first, one for each seed, and so on.
+    """Updates all models. Returns d_loss and g_loss of each, [models, 2], on the device.
 
-    real: [seeds, B, 2]. z: [seeds, B, z_dim]. Both serve every loss. updates: "simultaneous" takes both
-    gradients before either step, with "alternating" G's gradient sees D's step. Returns d_loss and g_loss of
-    each model, [models, 2], on the device.
+    G and D hold a model for each loss and seed: first those of the first loss, a model for each seed, and so
+    on. real [seeds, B, 2] and z [seeds, B, z_dim] serve every loss. updates: "simultaneous" computes both
+    gradients before either step; "alternating" steps D first, so G's gradient is that of the updated D.
     """
+    if updates not in ("simultaneous", "alternating"):
+        raise ValueError(f"updates must be simultaneous or alternating, not {updates!r}")
     n = len(losses)
     fake = G(z.repeat(n, 1, 1))
     d_real = D(real.repeat(n, 1, 1)).chunk(n)  # a chunk [seeds, B] for each loss
@@ -273,7 +275,8 @@ def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneou
     ]
     d_loss = torch.cat(d_losses)
     opt_d.zero_grad()
-    # No model's loss depends on another's weights: the gradient of the sum holds that of each.
+    # No model's loss depends on another's weights: the gradient of the sum holds that of each. inputs: G gets
+    # no gradient of D's loss. retain_graph: G's loss goes back through `fake` too.
     d_loss.sum().backward(inputs=list(D.parameters()), retain_graph=True)
     if updates == "alternating":
         opt_d.step()
@@ -310,11 +313,12 @@ def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Ten
     """Points [..., MEASURED, 2] -> [..., 4], how well they follow the mixture:
 
     modes: how many have at least MIN_POINTS points within 3 std;
-    share: of all points, how many lie within 3 std of a mode; 0.989 for true ones;
+    share: the share of points within 3 std of a mode; 0.989 for true ones;
     basins: how many have at least MIN_POINTS points within half the way to the next mode; with the default
         mixture an untrained generator, a blob over everything, has them all;
     divergence: KL(shares of the points by their nearest mode || weights), in nats.
     """
+    # By matrix products, cdist's default, a distance may be wrong by 1e-4.
     distance, mode = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").min(-1)
     nearest = F.one_hot(mode, len(centres))  # [..., n, modes]
     within = distance <= 3 * std
@@ -322,8 +326,8 @@ def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Ten
 
     modes = ((nearest * within[..., None]).sum(-2) >= MIN_POINTS).sum(-1)
     basins = ((nearest * in_basin[..., None]).sum(-2) >= MIN_POINTS).sum(-1)
-    found = nearest.float().mean(-2)
-    divergence = torch.xlogy(found, found / weights).sum(-1)
+    shares = nearest.float().mean(-2)
+    divergence = torch.xlogy(shares, shares / weights).sum(-1)
     return torch.stack([modes, within.float().mean(-1), basins, divergence], -1)
 
 
@@ -350,10 +354,10 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
     which = f"seeds {seeds[0]} to {seeds[-1]}" if n > 1 else f"seed {seeds[0]}"
     lines = [
         f"Step {step}, {which}. In each cell the number of seeds with its 95 %",
-        f"Wilson interval, or the mean over seeds (minimum to maximum). A mode is hit if {MIN_POINTS} of",
-        f"{MEASURED:,} points lie within 3 standard deviations of it, its basin if as many lie within half",
-        "the way to the next mode. With the default mixture and z an untrained generator has all basins, so",
-        "they show what was lost, not what was learned.",
+        "Wilson interval, or the mean over seeds (minimum to maximum). A mode is hit if at least",
+        f"{MIN_POINTS} of {MEASURED:,} points lie within 3 standard deviations of it, its basin if as many",
+        "lie within half the way to the next mode. With the default mixture and z an untrained generator has",
+        "all basins, so they show what was lost, not what was learned.",
         "",
         f"| loss | all {modes} modes hit | modes hit | share of points within 3 std | all basins"
         " | one basin or none | basins | divergence |",
@@ -463,7 +467,7 @@ def linear_discriminator() -> nn.Module:
 
 
 def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.Module]:
-    """A D for each loss, made by `make` and trained for 2,000 steps of 128 points. There is no G.
+    """A D for each loss, made by `make`, trained for 2,000 steps of 128 real and 128 near points. No G.
 
     lr, the learning rate, falls to 0.
     """
@@ -488,7 +492,7 @@ def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.M
 
 
 def arrows(D: nn.Module, points: Tensor, g_loss: Callable) -> Tensor:
-    """-dV_G/dx at points x [n, 2], same shape: where a gradient step on G's loss would move each."""
+    """Minus the gradient of G's loss at points x [n, 2], same shape: where a step of G would move each."""
     points = points.clone().requires_grad_()
     losses = g_loss(D(points[None])[0])  # [n], one for each point
     (gradient,) = torch.autograd.grad(losses.sum(), points)
@@ -645,7 +649,7 @@ def make_networks(args: Namespace, device: torch.device) -> dict:
 
 
 def restore(args: Namespace, state: dict) -> tuple[int, dict]:
-    """The step that a run goes on from and its log so far; `state` gets the checkpoint's.
+    """The step that a run goes on from and its log so far; loads the checkpoint into `state`.
 
     log: "measures", {step: [losses, seeds, 6]}, and for Figure 8 "points" of the first seed,
     {step: [losses, DRAWN, 2]}.
@@ -653,7 +657,7 @@ def restore(args: Namespace, state: dict) -> tuple[int, dict]:
     if not args.resume:
         return 0, {"measures": {}, "points": {}}
     saved = runs.load_checkpoint(args.resume)
-    if "updates" not in saved["args"]:
+    if "updates" not in saved["args"]:  # no other script has --updates
         raise DataError(f"{args.resume} is not a checkpoint of this script")
     for name in FIXED:
         value = saved["args"].get(name)

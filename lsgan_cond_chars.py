@@ -6,12 +6,12 @@
     torchrun --nproc-per-node 8 lsgan_cond_chars.py --data hwdb1.0         # the same run on eight GPUs
     python lsgan_cond_chars.py --classes 20 --width 32 --batch-size 32 --lr 5e-4 --steps 4000  # toys
 
-Differences from the authors' code: losses are means over the batch, theirs are sums (Adam hardly notices a
-factor). One G forward serves both updates, so G's running BN statistics move once a step, not twice; our
-running variance is the unbiased one, theirs the biased. In layers of stride 2 the extra row and column
-of padding are at the top and left, where TensorFlow's SAME has them at the bottom and right: the same
-networks turned by 180 degrees. An epoch is a permutation of the data, theirs a shuffle buffer of 1,000
-pictures.
+Differences from the authors' code (github.com/xudonmao/LSGAN): losses are means over the batch, theirs are
+sums (Adam hardly notices a factor). One G forward serves both updates, so G's running BN statistics move once
+a step, not twice; our running variance is the unbiased one, theirs the biased. In layers of stride 2 the
+extra row and column of padding are at the top and left, where TensorFlow's SAME has them at the bottom and
+right: the same networks turned by 180 degrees. We shuffle all data every epoch; they shuffle within a buffer
+of 1,000 pictures.
 D's first layer has 256 channels as in the paper, 257 in theirs. Without .gnt files named Test a fifth of
 the writers, or of the files of each class, is held out; theirs trains on all.
 """
@@ -37,7 +37,7 @@ from data.runs import at_least, below_one, finite, not_empty
 
 # Independent streams of random numbers
 INIT_G, INIT_D, Z, GRID, SAMPLE, CLASSES = range(6)
-ORDER = 1000  # far from the others, so that new ones can be added there
+ORDER = 1000  # apart, so that the range above can grow without changing it
 
 
 # ---------------------------------------------------------------- settings
@@ -114,8 +114,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # numpy splits integers of 2**32 or more into 32-bit words and pads short lists with zeros. Without the 1
-    # at the end [2**32, 5, 0] would be the same seed as [0, 1, 5].
+    # The 1 at the end: numpy splits integers of 2**32 or more into two words and ignores zeros at the end, so
+    # without it [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -151,16 +151,19 @@ def load_batches(
     """Yields batches, uint8 [B, 28, 28] and int64 [B], from pictures and labels that are on the device."""
     for indices in order:
         indices = runs.to_device(indices, pictures.device)
-        yield pictures.index_select(0, indices), labels[indices]
+        yield pictures.index_select(0, indices), labels[indices]  # for pictures faster than [] on a CPU
 
 
 # ---------------------------------------------------------------- networks
 class Generator(nn.Module):
-    """z [B, z_dim], labels y [B] -> images [B, 1, 28, 28] in [0, 1]. Figure 4a; authors' code: mcgan.py."""
+    """z [B, z_dim], labels y [B] -> images [B, 1, 28, 28] in [0, 1]. Figure 4a; authors' code: mcgan.py.
+
+    width: size of Phi(y); the layers have half as many channels.
+    """
 
     def __init__(self, classes: int = 3740, width: int = 256, z_dim: int = 1024):
         super().__init__()
-        w = (width + 1) // 2  # 128; half of D's channels, at least one
+        w = (width + 1) // 2  # 128: half of width, rounded up
         self.phi = nn.Embedding(classes, width)
         self.phi_bias = nn.Parameter(torch.zeros(width))
         self.fc1 = nn.Linear(z_dim + width, w * 7 * 7)
@@ -185,7 +188,10 @@ class LastLinear(nn.Linear):
 
 
 class Discriminator(nn.Module):
-    """images [B, 1, 28, 28] in [0, 1], labels y [B] -> D(x|y) [B], any real number. Figure 4b; mcgan.py."""
+    """images [B, 1, 28, 28] in [0, 1], labels y [B] -> D(x|y) [B], any real number. Figure 4b.
+
+    Authors' code: mcgan.py. width: size of Phi(y) and channels of the first layer; scales all others.
+    """
 
     def __init__(self, classes: int = 3740, width: int = 256):
         super().__init__()
@@ -258,8 +264,8 @@ def train_step(G, D, opt_g, opt_d, real, z, y, loss="ls", a=0.0, b=1.0, c=1.0, a
     """Updates D, then G with the same z and y. Returns d_loss, g_loss, mean D(x|y), mean D(G(z|y)|y).
 
     real: [B, 1, 28, 28] in [0, 1]. z: [B, z_dim]. y: [B], the classes of the real pictures, and of the fake
-    ones too. For the sigmoid loss the two means are those of sigmoid(D). amp: bfloat16; D must then end in a
-    LastLinear. All of D's parameters require gradients afterwards.
+    ones too. With loss="sigmoid" the means are of sigmoid(D). amp: bfloat16; if D does not end in a
+    LastLinear, the losses are computed in it too. Unfreezes all of D.
     """
     autocast = torch.autocast(real.device.type, torch.bfloat16, enabled=amp)
     with autocast:
@@ -287,7 +293,7 @@ def train_step(G, D, opt_g, opt_d, real, z, y, loss="ls", a=0.0, b=1.0, c=1.0, a
 # ---------------------------------------------------------------- sampling and figures
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-    """uint8 pictures [n, H, W, channels], in eval mode: but for rounding none depends on the others."""
+    """uint8 pictures [n, H, W, channels] on the CPU, in eval mode: each depends on its own z only."""
     was_training = G.training
     G.eval()
     images = G.forward(z, y)  # stays eager where G.compile() was called
@@ -324,8 +330,8 @@ def warn_of_collapse(step: int, fakes: Tensor, reals: Tensor) -> None:
 def sample(args: Namespace) -> None:
     """--sample: samples.npy, uint8 [n, 28, 28, 1], labels.npy, int64 [n], and the first 64 as grid.png.
 
-    With --text of k characters n * k pictures: rows of that text, each row from another z; grid.png shows the
-    first 64. A label is an index into the checkpoint's "table".
+    With --text of k characters: n rows of that text, a z for each row, so n * k pictures; grid.png shows the
+    first 64 rows. A label is an index into the checkpoint's "table".
     """
     out = Path(args.out)
     for name in ("samples.npy", "labels.npy", "grid.png"):
@@ -334,7 +340,7 @@ def sample(args: Namespace) -> None:
     device = runs.pick_device(args.gpu)
     runs.set_arithmetic(args.tf32)
     table = load_table(args.sample)
-    with torch.random.fork_rng(devices=[]):  # as in make_networks
+    with torch.random.fork_rng(devices=[]):  # new layers draw from the global generator
         G = Generator(len(table), args.width, args.z_dim)
     if args.ema:
         averaged = AveragedModel(G)
@@ -343,7 +349,7 @@ def sample(args: Namespace) -> None:
     else:
         runs.load_checkpoint(args.sample, {"G": G})
     G.to(device)
-    padded_n = math.ceil(args.n / 64) * 64  # in whole batches
+    padded_n = math.ceil(args.n / 64) * 64  # whole batches of 64, cut to n below
     y = choose_labels(args, table, padded_n)  # [padded_n, k]
     runs.make_folder(out)
     pictures = torch.empty(*y.shape, 28, 28, 1, dtype=torch.uint8)
@@ -386,10 +392,11 @@ def choose_labels(args: Namespace, table: list[str], n: int) -> Tensor:
 
 # ---------------------------------------------------------------- train
 def ema_with_warm_up(decay: float) -> Callable:
-    """For AveragedModel's multi_avg_fn: update n = 1, 2, ... has the decay min(decay, (1 + n) / (10 + n)).
+    """For AveragedModel's multi_avg_fn, whose first update copies G: the n-th after it has the decay
+    min(decay, (1 + n) / (10 + n)).
 
-    That is TensorFlow's rule (num_updates). With the full decay at once the weights and BN statistics of the
-    first step would stay in the average for long: after 1,000 updates of decay 0.999 they would make up 37 %.
+    That is TensorFlow's rule (num_updates). With the full decay from the start the first step's weights and
+    BN statistics would last too long: after 1,000 updates of decay 0.999 they would be 37 % of the average.
     """
 
     def update(averages: list[Tensor], values: list[Tensor], n: Tensor) -> None:
@@ -524,7 +531,8 @@ def train(args: Namespace) -> None:
                 save(f"step_{step:08}.pt", step)
 
             if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
-                save("last.pt", step)  # saved last: a resumed run makes only what follows it
+                # After this step's grid and step_N.pt, which a run resumed from here would not make again
+                save("last.pt", step)
                 runs.save_curves(out / "log.csv")
                 runs.save_progress(out / "samples")
 

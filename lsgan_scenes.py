@@ -6,12 +6,12 @@
     torchrun --nproc-per-node 8 lsgan_scenes.py --data lsun/bedroom        # the same run on eight GPUs
     python lsgan_scenes.py --size 32 --width 24 --batch-size 32 --z-dim 64 --lr 5e-4 --ema 0.99 --steps 2000
 
-Differences from the authors' code: losses are means over the batch, theirs are sums (Adam hardly notices a
-factor). One G forward serves both updates, so G's running BN statistics move once a step, not twice; our
-running variance is the unbiased one, theirs the biased. In layers of stride 2 the extra row and column
-of padding are at the top and left, where TensorFlow's SAME has them at the bottom and right: the same
-networks turned by 180 degrees. An epoch is a permutation of the data, theirs a shuffle buffer of 1,000
-pictures.
+Differences from the authors' code (github.com/xudonmao/LSGAN): losses are means over the batch, theirs are
+sums (Adam hardly notices a factor). One G forward serves both updates, so G's running BN statistics move once
+a step, not twice; our running variance is the unbiased one, theirs the biased. In layers of stride 2 the
+extra row and column of padding are at the top and left, where TensorFlow's SAME has them at the bottom and
+right: the same networks turned by 180 degrees. We shuffle all data every epoch; they shuffle within a buffer
+of 1,000 pictures.
 """
 
 import os
@@ -37,7 +37,7 @@ from data.runs import at_least, below_one, finite, multiple_of, not_empty, zero_
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 # Independent streams of random numbers
 INIT_G, INIT_D, Z, GRID, SAMPLE, AUGMENT = range(6)
-ORDER = 1000  # far from the others, so that new ones can be added there
+ORDER = 1000  # apart, so that the range above can grow without changing it
 
 
 # ---------------------------------------------------------------- settings
@@ -116,8 +116,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # numpy splits integers of 2**32 or more into 32-bit words and pads short lists with zeros. Without the 1
-    # at the end [2**32, 5, 0] would be the same seed as [0, 1, 5].
+    # The 1 at the end: numpy splits integers of 2**32 or more into two words and ignores zeros at the end, so
+    # without it [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -177,14 +177,17 @@ def load_batches(
 class Generator(nn.Sequential):
     """z [B, z_dim] -> images [B, 3, size, size] in [-1, 1]. Figure 3a; authors' code: vgg.py.
 
-    size: a multiple of 16.
+    size: a multiple of 16. width: channels of the last hidden layer; scales all others.
     """
 
     def __init__(self, size: int = 112, width: int = 64, z_dim: int = 1024):
         def deconv_block(c_in, c_out, stride):
+            # output_padding: so that stride 2 doubles the size
             deconv = nn.ConvTranspose2d(c_in, c_out, 3, stride, padding=1, output_padding=stride - 1)
             return deconv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
 
+        if size % 16:
+            raise ValueError(f"size must be a multiple of 16, not {size}")
         w = width
         s = size // 16
         super().__init__(  # shapes at the paper's sizes
@@ -214,7 +217,7 @@ class LastLinear(nn.Linear):
 class Discriminator(nn.Sequential):
     """images [B, 3, size, size] in [-1, 1] -> D(x) [B], any real number. Figure 3b; authors' code: vgg.py.
 
-    size: a multiple of 16.
+    size: a multiple of 16. width: channels of the first layer; scales all others.
     """
 
     def __init__(self, size: int = 112, width: int = 64):
@@ -222,6 +225,8 @@ class Discriminator(nn.Sequential):
             conv = nn.Conv2d(c_in, c_out, 5, stride=2, padding=2)
             return conv, nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2, inplace=True)
 
+        if size % 16:
+            raise ValueError(f"size must be a multiple of 16, not {size}")
         w = width
         s = size // 16
         super().__init__(  # shapes at the paper's sizes
@@ -271,11 +276,11 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     """DiffAugment (Zhao et al. 2020) and flips, for real and fake alike, so that D cannot memorise pictures.
 
     images: [B, C, size, size] in [-1, 1]. u: [B, 8], uniform(-1, 1), the random numbers of each picture.
-    strength: 0 leaves the images as they are, to rounding; 1 is that of DiffAugment. Differentiable with
-    respect to the images.
+    strength: 0 leaves the images as they are, to rounding; 1 is that of DiffAugment, and the ranges in the
+    comments are its. Differentiable with respect to the images.
     """
     n, size = images.shape[0], images.shape[-1]
-    brightness, saturation, contrast, flip, down, right, hole_y, hole_x = u.unbind(1)  # [B] each
+    brightness, saturation, contrast, flip, down, right, cutout_y, cutout_x = u.unbind(1)  # [B] each
 
     # Brightness +-0.5, saturation 0 to 2, contrast 0.5 to 1.5.
     images = images + 0.5 * strength * brightness[:, None, None, None]
@@ -284,27 +289,29 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     mean = images.mean((1, 2, 3), keepdim=True)
     images = mean + (1 + 0.5 * strength * contrast[:, None, None, None]) * (images - mean)
 
-    # Shifts by whole pixels, up to an eighth of the picture, and flips. rows, columns [B, size]: where in the
-    # padded picture each row and column of the result is read.
-    reach = round(strength * size / 8)
-    padded = F.pad(images, (reach, reach, reach, reach)).permute(0, 2, 3, 1)
+    # Shifts by whole pixels, up to an eighth of the picture, and flips of every other one. rows[b, i]: which
+    # row of the padded image b becomes row i of the result; columns likewise.
+    max_shift = round(strength * size / 8)
+    padded = F.pad(images, [max_shift] * 4).permute(0, 2, 3, 1)
     pixel = torch.arange(size, device=images.device)
-    shift_y = (down * (reach + 0.5)).round().long().clamp(-reach, reach)  # [B], uniform in -reach ... reach
-    shift_x = (right * (reach + 0.5)).round().long().clamp(-reach, reach)
-    rows = reach + pixel - shift_y[:, None]
-    columns = reach + pixel - shift_x[:, None]
+    shift_y = (
+        (down * (max_shift + 0.5)).round().long().clamp(-max_shift, max_shift)
+    )  # [B], all equally likely
+    shift_x = (right * (max_shift + 0.5)).round().long().clamp(-max_shift, max_shift)
+    rows = max_shift + pixel - shift_y[:, None]
+    columns = max_shift + pixel - shift_x[:, None]
     flipped = (flip[:, None] + 1) / 2 < strength / 2  # (flip + 1) / 2 is uniform in (0, 1)
     columns = torch.where(flipped, columns.flip(1), columns)
     picture = torch.arange(n, device=images.device)
     images = padded[picture[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     # Cutout: a grey square, half the picture's side, with its centre anywhere in the picture.
-    centre_y = size * (hole_y + 1) / 2
-    centre_x = size * (hole_x + 1) / 2
-    hole_rows = (pixel + 0.5 - centre_y[:, None]).abs() < strength * size / 4  # [B, size]
-    hole_columns = (pixel + 0.5 - centre_x[:, None]).abs() < strength * size / 4
-    hole = hole_rows[:, None, :, None] & hole_columns[:, None, None, :]
-    return images.masked_fill(hole, 0)
+    centre_y = size * (cutout_y + 1) / 2
+    centre_x = size * (cutout_x + 1) / 2
+    cutout_rows = (pixel + 0.5 - centre_y[:, None]).abs() < strength * size / 4  # [B, size]
+    cutout_columns = (pixel + 0.5 - centre_x[:, None]).abs() < strength * size / 4
+    cutout = cutout_rows[:, None, :, None] & cutout_columns[:, None, None, :]
+    return images.masked_fill(cutout, 0)
 
 
 # ---------------------------------------------------------------- training step
@@ -313,9 +320,9 @@ def train_step(
 ) -> Tensor:
     """Updates D, then G with the same z. Returns d_loss, g_loss, mean D(x), mean D(G(z)), on the device.
 
-    real: [B, 3, size, size] in [-1, 1]. z: [B, z_dim]. u: None, or [2, B, 8], what `augment` needs for the
-    real and for the fake pictures. For the sigmoid loss the two means are those of sigmoid(D). amp: bfloat16;
-    D must then end in a LastLinear. All of D's parameters require gradients afterwards.
+    real: [B, 3, size, size] in [-1, 1]. z: [B, z_dim]. u: None, or uniform(-1, 1) numbers [2, B, 8] for
+    `augment`, of the real and of the fake pictures. With loss="sigmoid" the means are of sigmoid(D). amp:
+    bfloat16; if D does not end in a LastLinear, the losses are computed in it too. Unfreezes all of D.
     """
     autocast = torch.autocast(real.device.type, torch.bfloat16, enabled=amp)
     with autocast:
@@ -346,7 +353,7 @@ def train_step(
 # ---------------------------------------------------------------- sampling and figures
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor) -> Tensor:
-    """uint8 pictures [n, H, W, channels], in eval mode: but for rounding none depends on the others."""
+    """uint8 pictures [n, H, W, channels] on the CPU, in eval mode: each depends on its own z only."""
     was_training = G.training
     G.eval()
     images = G.forward(z)  # stays eager where G.compile() was called
@@ -374,7 +381,7 @@ def sample(args: Namespace) -> None:
             raise DataError(f"{out / name} exists; --out FOLDER writes elsewhere")
     device = runs.pick_device(args.gpu)
     runs.set_arithmetic(args.tf32)
-    with torch.random.fork_rng(devices=[]):  # as in make_networks
+    with torch.random.fork_rng(devices=[]):  # new layers draw from the global generator
         G = Generator(args.size, args.width, args.z_dim)
     if args.ema:
         averaged = AveragedModel(G)
@@ -397,10 +404,11 @@ def sample(args: Namespace) -> None:
 
 # ---------------------------------------------------------------- train
 def ema_with_warm_up(decay: float) -> Callable:
-    """For AveragedModel's multi_avg_fn: update n = 1, 2, ... has the decay min(decay, (1 + n) / (10 + n)).
+    """For AveragedModel's multi_avg_fn, whose first update copies G: the n-th after it has the decay
+    min(decay, (1 + n) / (10 + n)).
 
-    That is TensorFlow's rule (num_updates). With the full decay at once the weights and BN statistics of the
-    first step would stay in the average for long: after 1,000 updates of decay 0.999 they would make up 37 %.
+    That is TensorFlow's rule (num_updates). With the full decay from the start the first step's weights and
+    BN statistics would last too long: after 1,000 updates of decay 0.999 they would be 37 % of the average.
     """
 
     def update(averages: list[Tensor], values: list[Tensor], n: Tensor) -> None:
@@ -537,7 +545,8 @@ def train(args: Namespace) -> None:
                 save(f"step_{step:08}.pt", step)
 
             if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
-                save("last.pt", step)  # saved last: a resumed run makes only what follows it
+                # After this step's grid and step_N.pt, which a run resumed from here would not make again
+                save("last.pt", step)
                 runs.save_curves(out / "log.csv")
                 runs.save_progress(out / "samples")
 

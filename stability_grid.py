@@ -50,7 +50,7 @@ from data.score import compare, features, load_classifier, make_extractor, split
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 # Independent streams of random numbers
 INIT_G, INIT_D, Z, GRID = range(4)
-ORDER = 1000  # far from the others, so that new ones can be added there
+ORDER = 1000  # apart, so that the range above can grow without changing it
 SETTINGS = {  # (G has BN, D has BN); the first two are the paper's BN_G and BN_GD
     "bn_g": (False, True),
     "bn_gd": (False, False),
@@ -168,8 +168,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # numpy splits integers of 2**32 or more into 32-bit words and pads short lists with zeros. Without the 1
-    # at the end [2**32, 5, 0] would be the same seed as [0, 1, 5].
+    # The 1 at the end: numpy splits integers of 2**32 or more into two words and ignores zeros at the end, so
+    # without it [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -227,9 +227,14 @@ def load_batches(
 
 # ---------------------------------------------------------------- networks
 class Generator(nn.Sequential):
-    """z [B, z_dim] -> images [B, 3, size, size] in [-1, 1]. DCGAN's; authors' code: stability_comparison."""
+    """z [B, z_dim] -> images [B, 3, size, size] in [-1, 1]. DCGAN's; authors' code: stability_comparison.
+
+    size: a multiple of 16. bn: batch normalization; off by default, as in the paper's BN_G.
+    """
 
     def __init__(self, size: int = 64, width: int = 64, z_dim: int = 1024, bn: bool = False):
+        if size % 16:
+            raise ValueError(f"size must be a multiple of 16, not {size}")
         stages = 4 if size >= 64 else 3
         side = size // 2**stages
         channels = [width * 2**i for i in reversed(range(stages))] + [3]  # 512, 256, 128, 64, 3
@@ -247,9 +252,14 @@ class Generator(nn.Sequential):
 
 
 class Discriminator(nn.Sequential):
-    """images [B, 3, size, size] in [-1, 1] -> D(x) [B], any real number. DCGAN's, like the generator."""
+    """images [B, 3, size, size] in [-1, 1] -> D(x) [B], any real number. DCGAN's, like the generator.
+
+    size: a multiple of 16. bn: batch normalization; on by default, as in the paper's BN_G.
+    """
 
     def __init__(self, size: int = 64, width: int = 64, bn: bool = True):
+        if size % 16:
+            raise ValueError(f"size must be a multiple of 16, not {size}")
         stages = 4 if size >= 64 else 3
         side = size // 2**stages
         channels = [3] + [width * 2**i for i in range(stages)]  # 3, 64, 128, 256, 512
@@ -302,9 +312,9 @@ def generator_loss(d_fake: Tensor, c=1.0, loss="ls") -> Tensor:
 class TFRMSprop(torch.optim.Optimizer):
     """RMSProp by TensorFlow's rule: ms <- 0.9 ms + 0.1 g**2, then p <- p - lr g / sqrt(ms + 1e-10).
 
-    ms starts at 1, so that about 100 steps are small ones; PyTorch's starts at 0 and has epsilon outside the
-    root. So the size of gradients matters, and g is `scale` times the gradient: the batch size, where the
-    authors sum a loss that we average over the batch.
+    g is `scale` times the gradient. ms starts at 1, so that about 100 steps are small ones, and unlike with
+    PyTorch's rule (ms starts at 0, epsilon is outside the root) the size of the gradients matters. For a loss
+    that the authors sum and we average over the batch, scale is the batch size.
     """
 
     def __init__(self, params, lr: float = 2e-4, decay: float = 0.9, eps: float = 1e-10, scale: float = 1.0):
@@ -314,6 +324,8 @@ class TFRMSprop(torch.optim.Optimizer):
     def step(self) -> None:
         for group in self.param_groups:
             for p in group["params"]:
+                if p.grad is None:
+                    continue
                 if "mean_square" not in self.state[p]:
                     self.state[p]["mean_square"] = torch.ones_like(p)
                 mean_square = self.state[p]["mean_square"]
@@ -335,8 +347,7 @@ def make_optimizer(params, name="adam", lr=2e-4, beta1=0.5, rmsprop="tf", scale=
 def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0) -> Tensor:
     """Updates D, then G with the same z. Returns d_loss, g_loss, mean D(x), mean D(G(z)), on the device.
 
-    real: [B, 3, size, size] in [-1, 1]. z: [B, z_dim]. For the sigmoid loss the two means are those of
-    sigmoid(D).
+    real: [B, 3, size, size] in [-1, 1]. z: [B, z_dim]. With loss="sigmoid" the means are of sigmoid(D).
     """
     fake = G(z)  # for both updates: G does not change in between
     d_real = D(real)  # real and fake pictures apart: each has its own BN statistics
@@ -361,7 +372,7 @@ def train_step(G, D, opt_g, opt_d, real, z, loss="ls", a=0.0, b=1.0, c=1.0) -> T
 # ---------------------------------------------------------------- sampling and figures
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor) -> Tensor:
-    """uint8 pictures [n, H, W, channels], in eval mode: but for rounding none depends on the others."""
+    """uint8 pictures [n, H, W, channels] on the CPU, in eval mode: each depends on its own z only."""
     was_training = G.training
     G.eval()
     images = G.forward(z)  # stays eager where G.compile() was called
@@ -381,7 +392,8 @@ RULE = (
     "Relative FID is log(FID / real) / log(untrained / real): 0 for other real pictures, 1 for an untrained"
     " generator. The first that fits: diverged (not finite), collapsed (relative FID below 0.95 and diversity"
     " below 0.5, that is, pictures that differ less than half as much as real ones), learned (relative FID"
-    " below 0.3), degraded (below 0.6), diverged (anything else; noise lies at 0.65 or higher)."
+    " below 0.3), degraded (below 0.6), diverged (anything else: noise, which lies at 0.65 or higher, too"
+    " little training, or one picture again and again, farther off than an untrained generator's)."
 )
 
 
@@ -545,9 +557,9 @@ def generate_all(G: nn.Module, z: Tensor) -> Tensor:
 
 
 def init_gamma(net: nn.Module, seed: int, stream: int) -> None:
-    """Batch normalization's gamma N(1, 0.02), as the authors have it here, but not for scenes.
+    """Batch normalization's gamma N(1, 0.02), as in the authors' code for this figure, but not for scenes.
 
-    A layer draws by its number of channels, in which all BN layers of a network differ.
+    A layer's number of channels stands for the step in rng(): in these networks no two BN layers share it.
     """
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -558,7 +570,7 @@ def init_gamma(net: nn.Module, seed: int, stream: int) -> None:
 def is_finite(run: Run) -> bool:
     """Whether the last losses and all weights are finite. Waits for the device."""
     parameters = [*run.state["G"].parameters(), *run.state["D"].parameters()]
-    return bool(torch.nn.utils.get_total_norm([run.losses, *parameters]).isfinite())
+    return runs.all_finite([run.losses, *parameters])
 
 
 def save_cell(run: Run, args: Namespace) -> None:
@@ -638,16 +650,13 @@ def train_cells(
 
 # ---------------------------------------------------------------- report
 def finished(out: Path, cells: list[Cell], steps: int) -> dict[Cell, np.ndarray]:
-    """The logs of those cells that have made all steps or diverged: arrays with a field for each column."""
+    """The logs of those cells that have made all steps or are not finite: arrays, a field for each column."""
     logs = {}
     for cell in cells:
         path = folder(out, cell) / "log.csv"
         if path.exists():
             log = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
-            if not log.size:
-                continue
-            diverged = np.isnan(log["FID"][-1])
-            if diverged or log["step"][-1] >= steps:
+            if log.size and (log["step"][-1] >= steps or np.isnan(log["FID"][-1])):  # nan: not finite
                 logs[cell] = log
     return logs
 
@@ -875,7 +884,7 @@ def train(args: Namespace) -> None:
             wait_for_rank_0(out, args)
 
         judge = Judge(pictures, images.labels, args.extractor, args, device)
-        flags = shlex.join(runs.as_flags(saved, saved))
+        flags = shlex.join(runs.as_flags(saved, saved))  # all of them
         about = f"{len(images):,} pictures, {device}, torch {torch.__version__}, {flags}"
         if rank == 0:
             print(f"{out}: {about}\n{judge.describe()}", flush=True)
@@ -892,6 +901,9 @@ def train(args: Namespace) -> None:
                     break
 
         table, missing = write_report(out, cells, args.steps, judge, about)
+        if caught:
+            print(f"{table}\nstopped; --resume goes on")
+            sys.exit(128 + caught[0])  # 130: Ctrl-C, 143: SIGTERM
         if missing and world > 1:
             print(
                 f"rank {rank} is done; {missing} cells of other ranks are not finished."
@@ -899,9 +911,6 @@ def train(args: Namespace) -> None:
             )
         else:
             print(table)
-        if caught:
-            print("stopped; --resume goes on")
-            sys.exit(128 + caught[0])  # 130: Ctrl-C, 143: SIGTERM
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -39,7 +39,7 @@ def make_parser(prog: str, description: str) -> ArgumentParser:
 
 
 def one_line(message: str) -> str:
-    """The lines of a message with blanks between them. Other blanks stay: they may be part of a path."""
+    """The stripped lines of a message, joined by spaces. Those in a line stay: they may be part of a path."""
     return " ".join(line.strip() for line in message.strip().splitlines())
 
 
@@ -69,9 +69,9 @@ def one_line_errors(prog: str, again: str = "") -> Iterator[None]:
         reason = str(error)
         if isinstance(error, MemoryError) or any(words in reason.lower() for words in OUT_OF_MEMORY):
             first, _, _ = reason.partition(". ")
+            detail = f" ({first})" if first else ""
             fail(
-                prog,
-                f"out of memory ({first}): use smaller settings, such as --batch-size, --size or --width",
+                prog, f"out of memory{detail}: use smaller settings, such as --batch-size, --size or --width"
             )
         if "DataLoader worker" in reason:
             fail(prog, f"{reason.strip(' .')}; try --workers 0")
@@ -81,7 +81,7 @@ def one_line_errors(prog: str, again: str = "") -> Iterator[None]:
 def name_toys(spec: str) -> None:
     """Says that `spec` names toy data if the user may mean the folder of that name."""
     if os.path.isdir(spec):
-        print(f"data: {spec} are the toy {spec}; the folder is ./{spec}", file=sys.stderr)
+        print(f"data: using the toy {spec}; the folder of that name is ./{spec}", file=sys.stderr)
 
 
 def make_output_safe() -> None:

@@ -101,7 +101,7 @@ class Images(torch.utils.data.Dataset):
 
     labels: int64 [n], and classes: the sorted names, if every key or path is CLASS/..., else None.
     fingerprint: of the source. nbytes: of all of them, decoded.
-    bad: numbers of the pictures that did not decode in this process, and were replaced by the next that did.
+    bad: indices of the pictures that did not decode in this process, and were replaced by the next that did.
     """
 
     def __init__(self, source: "Source", size: int, fit: str, limit: int | None = None):
@@ -139,7 +139,8 @@ class Images(torch.utils.data.Dataset):
     def _picture(self, read: Callable, index: int) -> Tensor:
         """Picture `index`, or the first after it that decodes."""
         problem = None
-        for other in range(index, index + 100):
+        tries = min(100, len(self))
+        for other in range(index, index + tries):
             row = self.rows[other % len(self)]
             try:
                 picture = fit_picture(decode(read(row)), self.size, self.fit)
@@ -150,11 +151,13 @@ class Images(torch.utils.data.Dataset):
             if problem:
                 with _lock:  # of several threads, one reports
                     if not self.bad:
-                        print(f"data: {problem}; the next one stands in, as for all like it", file=sys.stderr)
+                        print(
+                            f"data: {problem}; using the next one instead, for others like it too",
+                            file=sys.stderr,
+                        )
                     self.bad.add(index)
             return picture
-        tried = min(100, len(self))
-        raise DataError(f"{problem}, nor does any other of {tried} that were tried: are these pictures?")
+        raise DataError(f"{problem}, nor does any other of {tries} that were tried: are these pictures?")
 
 
 def decode_all(images: Images) -> Tensor:

@@ -41,7 +41,9 @@ def at_least(least: float, kind: type = int) -> Callable[[str], float]:
             number = kind(text)
         except ValueError:
             raise ArgumentTypeError(f"{text!r} is not a {name}") from None
-        if not least <= number < math.inf:
+        if not math.isfinite(number):
+            raise ArgumentTypeError(f"must be finite, not {text}")
+        if number < least:
             raise ArgumentTypeError(f"must be at least {least}, not {text}")
         return number
 
@@ -223,12 +225,13 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class Graph:
-    """A training step as one CUDA graph: one launch instead of hundreds, where those take most of the time.
+    """A training step as one CUDA graph: one launch instead of hundreds, for steps bound by their launches.
 
     step: takes tensors on the GPU, always of the same shapes; steps the optimizers, whose states must not be
-    loaded afterwards; returns a tensor. The first three calls are ordinary ones, which set up what a graph
-    cannot: the optimizers' states, the libraries. The fourth is recorded, and from then on every call repeats
-    the recorded kernels on new numbers. DataError without a GPU, or with several processes.
+    loaded afterwards; returns a tensor. The first three calls are eager and warm up: they create the
+    optimizers' states and initialise the libraries. The fourth is captured, and from then on every call
+    copies its arguments to the captured inputs and replays the kernels. DataError without a GPU, or with
+    several processes.
     """
 
     def __init__(self, step: Callable[..., Tensor], optimizers: Iterable, device: torch.device):
@@ -238,7 +241,7 @@ class Graph:
             for group in optimizer.param_groups:
                 group["capturable"] = True
             for state in optimizer.state.values():
-                if "step" in state:  # of a loaded state it may be on the CPU
+                if "step" in state:  # in a loaded state it may be on the CPU
                     state["step"] = state["step"].to(device)
         self.step = step
         self.graph = torch.cuda.CUDAGraph()
@@ -255,7 +258,7 @@ class Graph:
             return output
         if self.calls == 4:
             self.inputs = [tensor.clone() for tensor in inputs]
-            # Records, computes nothing. thread_local: other threads may pin memory meanwhile.
+            # A capture computes nothing. thread_local: other threads may pin memory meanwhile.
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.output = self.step(*self.inputs)
         for mine, given in zip(self.inputs, inputs, strict=True):
@@ -554,7 +557,7 @@ def restore(args: Namespace, objects: dict, data: str) -> tuple[int, list[str]]:
     if checkpoint.get("data") not in (None, data):
         print(f"note: the data of {args.data} are not those that {args.resume} was trained on")
     if not is_log(checkpoint["log"]):
-        raise DataError(f"{args.resume} is not a checkpoint of such a run: its log has other rows")
+        raise DataError(f"{args.resume} is a checkpoint of another script: its log has other rows")
     if step == args.steps:
         print(f"{args.resume} has made all {step} steps; --steps N makes more")
     return step, checkpoint["log"]
@@ -607,9 +610,14 @@ def count_text(k: int, n: int) -> str:
     return f"{k}/{n} ({low:.0%} to {high:.0%})"
 
 
+def all_finite(tensors: list[Tensor]) -> bool:
+    """Whether no tensor holds nan or infinity. Waits for the device, once."""
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
+
 def check_finite(step: int, out: Path, tensors: list[Tensor]) -> None:
     """Ends the program, with one line and exit code 1, unless all are finite. Waits for the device."""
-    if not torch.nn.utils.get_total_norm(tensors).isfinite():
+    if not all_finite(tensors):
         sys.exit(f"step {step}: loss or weights not finite; last good checkpoint: {out / 'last.pt'}")
 
 

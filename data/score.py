@@ -124,7 +124,9 @@ class Labelled(NamedTuple):  # data.characters' Characters will do as well
 def split_train_test(pictures: Pictures, labels: np.ndarray | None) -> tuple[Labelled, Labelled]:
     """Pictures and their labels -> four fifths to train a classifier on, and one fifth held out."""
     if labels is None or not labels.any() or len(labels) < 5:
-        raise DataError("the classifier needs labelled pictures, 5 of 2 classes: use --extractor random")
+        raise DataError(
+            "the classifier needs at least 5 labelled pictures of 2 classes: use --extractor random"
+        )
     held_out = np.arange(len(labels)) % 5 == 4
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     return Labelled(Subset(pictures, train), labels[train]), Labelled(Subset(pictures, test), labels[test])
@@ -296,9 +298,7 @@ def copying(fake: Tensor, train: Tensor) -> dict[str, float | tuple]:
     mine = nearest(fake, train, 1)[0][:, 0]
     limit = torch.quantile(real, 0.05)
     if limit <= 1e-3 * real.median():
-        raise DataError(
-            "more than 5 % of the real pictures are there twice: remove copies, or use fewer (--limit)"
-        )
+        raise DataError("more than 5 % of the real pictures are there twice: remove the copies")
     hits, n = int((mine < limit).sum()), len(mine)
     share, (low, high) = hits / n, wilson(hits, n)
     of_limit = 1.96 * (0.05 * 0.95 / len(some)) ** 0.5

@@ -727,7 +727,7 @@ def test_a_folder_that_is_named_like_the_toys(tmp_path, monkeypatch, capsys):
     assert "toy rooms" not in capsys.readouterr().err
     write_pictures(tmp_path / "rooms", ["a.png"])
     open_images("rooms", 16, limit=3)
-    assert "rooms are the toy rooms; the folder is ./rooms" in capsys.readouterr().err
+    assert "using the toy rooms; the folder of that name is ./rooms" in capsys.readouterr().err
     assert len(open_images("./rooms", 16)) == 1
 
 

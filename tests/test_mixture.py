@@ -740,3 +740,14 @@ def test_nothing_uses_global_generators(run, tmp_path):
 
 def test_graph_needs_a_gpu(run, tmp_path):
     assert refused(run("--steps", 1, "--gpu", -1, "--graph"), "--graph needs a GPU")
+
+
+def test_a_network_without_init_weights_is_not_silently_dead():
+    """All zeros would never train: tanh(0) = 0 passes no gradient to a weight."""
+    assert gm.Generator(2, 4)(torch.ones(2, 3, 4)).isnan().all()
+
+
+def test_an_order_of_updates_that_does_not_exist():
+    nets = [None] * 4  # refused before they are looked at
+    with pytest.raises(ValueError, match="simultaneous or alternating"):
+        gm.train_step(*nets, torch.zeros(1, 2, 2), torch.zeros(1, 2, 4), updates="alternate")

@@ -254,3 +254,11 @@ def test_sampled_characters_lie_in_the_order_of_their_labels(call, tmp_path):
         drawn = lsgan_cond_chars.generate(G, z, torch.full((n,), y)).numpy().astype(int)
         equal = np.abs(pictures - drawn).max((1, 2, 3)) <= 1
         assert equal.tolist() == (labels == y).tolist()
+
+
+@pytest.mark.parametrize("script", [lsgan_scenes, stability_grid])
+@pytest.mark.parametrize("net", ["Generator", "Discriminator"])
+def test_a_size_that_the_layers_cannot_make(script, net):
+    """100 would become 96."""
+    with pytest.raises(ValueError, match="a multiple of 16, not 100"):
+        getattr(script, net)(100, 2)

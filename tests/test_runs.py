@@ -637,6 +637,13 @@ def test_numbers_that_are_not_finite_are_never_saved(script, run, tmp_path):
     assert good["step"] == 0 and all(tensor.isfinite().all() for tensor in good["G"].values())
 
 
+def test_large_numbers_are_finite():
+    """Their squares are not, so a norm would not do."""
+    assert runs.all_finite([torch.full((3,), 1e30), torch.zeros(2)])
+    for number in (float("inf"), float("nan")):
+        assert not runs.all_finite([torch.zeros(2), torch.tensor([0, number])])
+
+
 @pytest.mark.parametrize("net", [0, 1])
 def test_weights_that_are_not_finite_are_never_saved(script, run, tmp_path, monkeypatch, net):
     train_step = script.train_step
@@ -741,7 +748,7 @@ BAD_FLAGS = [
     ("--batch-size 0", "argument --batch-size: must be at least 1, not 0"),
     ("--batch-size 1", "--batch-size 1 must be"),
     ("--batch-size 64.5", "argument --batch-size: '64.5' is not a whole number"),
-    ("--lr nan", "argument --lr: must be at least 0, not nan"),
+    ("--lr nan", "argument --lr: must be finite, not nan"),
     ("--lr inf", "argument --lr"),
     ("--lr -1", "argument --lr: must be at least 0, not -1"),
     ("--lr fast", "argument --lr: 'fast' is not a number"),
