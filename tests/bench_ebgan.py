@@ -42,14 +42,17 @@ MEASURES = ["FID", "KID", "precision", "recall"]
 class Generator(nn.Sequential):
     """z [B, z_dim] -> images [B, 3, size, size] in [-1, 1]. Figure 3a; authors' code: vgg.py.
 
-    size: a multiple of 16.
+    size: a multiple of 16. width: channels of the last hidden layer; scales all others.
     """
 
     def __init__(self, size: int = 112, width: int = 64, z_dim: int = 1024):
         def deconv_block(c_in, c_out, stride):
+            # output_padding: so that stride 2 doubles the size
             deconv = nn.ConvTranspose2d(c_in, c_out, 3, stride, padding=1, output_padding=stride - 1)
             return deconv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
 
+        if size % 16:
+            raise ValueError(f"size must be a multiple of 16, not {size}")
         w = width
         s = size // 16
         super().__init__(  # shapes at the paper's sizes
