@@ -294,9 +294,8 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     max_shift = round(strength * size / 8)
     padded = F.pad(images, [max_shift] * 4).permute(0, 2, 3, 1)
     pixel = torch.arange(size, device=images.device)
-    shift_y = (
-        (down * (max_shift + 0.5)).round().long().clamp(-max_shift, max_shift)
-    )  # [B], all equally likely
+    # Shifts [B], from -max_shift to max_shift, all equally likely
+    shift_y = (down * (max_shift + 0.5)).round().long().clamp(-max_shift, max_shift)
     shift_x = (right * (max_shift + 0.5)).round().long().clamp(-max_shift, max_shift)
     rows = max_shift + pixel - shift_y[:, None]
     columns = max_shift + pixel - shift_x[:, None]

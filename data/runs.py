@@ -41,7 +41,7 @@ def at_least(least: float, kind: type = int) -> Callable[[str], float]:
             number = kind(text)
         except ValueError:
             raise ArgumentTypeError(f"{text!r} is not a {name}") from None
-        if not math.isfinite(number):
+        if kind is float and not math.isfinite(number):
             raise ArgumentTypeError(f"must be finite, not {text}")
         if number < least:
             raise ArgumentTypeError(f"must be at least {least}, not {text}")

@@ -638,6 +638,11 @@ def test_numbers_that_are_not_finite_are_never_saved(script, run, tmp_path):
     assert good["step"] == 0 and all(tensor.isfinite().all() for tensor in good["G"].values())
 
 
+def test_a_whole_number_may_have_any_length():
+    """Python's float() of it would be an OverflowError."""
+    assert runs.at_least(0)("1" + "0" * 400) == 10**400
+
+
 def test_large_numbers_are_finite():
     """Their squares are not, so a norm would not do."""
     assert runs.all_finite([torch.full((3,), 1e30), torch.zeros(2)])
