@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+from bench_stats import read_rows
 
 from data import DataError, make_parser, one_line_errors
 from data.images import open_images
@@ -30,11 +31,7 @@ def read_cells(grids: list[Path]) -> list[tuple[Path, str, str]]:
     """The last picture, the group ("bn_g adam ls") and the verdict of every finished cell of these grids."""
     cells = []
     for grid in grids:
-        try:
-            text = (grid / "results.csv").read_text()
-        except OSError as error:
-            raise DataError(f"{grid / 'results.csv'} cannot be read ({error.strerror})") from error
-        for row in csv.DictReader(text.splitlines()):
+        for row in read_rows(grid):
             cell = Cell(row["setting"], row["optimizer"], row["loss"], row["seed"])
             pictures = sorted(folder(grid, cell).glob("samples/*.png"))
             if not pictures:

@@ -37,7 +37,10 @@ def read_rows(run: Path) -> list[dict[str, str]]:
         text = (run / "results.csv").read_text()
     except OSError as error:
         raise DataError(f"{run / 'results.csv'} cannot be read ({error.strerror})") from error
-    return list(csv.DictReader(text.splitlines()))
+    rows = list(csv.DictReader(text.splitlines()))
+    if not rows:
+        raise DataError(f"{run / 'results.csv'} has no rows")
+    return rows
 
 
 def column(rows: list[dict[str, str]], name: str) -> np.ndarray:
@@ -142,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"Fisher's p {fisher(k, n, other_k, other_n):.2g}")
         for run in args.runs:
             rows = read_rows(run)
-            is_grid = bool(rows) and "verdict" in rows[0]
+            is_grid = "verdict" in rows[0]
             print("\n".join([str(run), *(about_grid(rows) if is_grid else about_mixture(rows, args.modes))]))
 
 

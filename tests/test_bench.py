@@ -180,3 +180,6 @@ def test_a_mixture_is_judged_at_its_last_step_and_in_its_last_quarter(call, tmp_
 def test_a_run_without_results(call, tmp_path):
     code, _, err = call(bench_stats.main, tmp_path)
     assert code == 2 and "results.csv cannot be read" in err
+    (tmp_path / "results.csv").write_text("step,loss\n")
+    code, _, err = call(bench_stats.main, tmp_path)
+    assert code == 2 and "results.csv has no rows" in err
