@@ -200,13 +200,17 @@ def keep_classifier(path: Path, net: Network) -> None:
         print(f"the classifier is not kept for the next time: {error}", file=sys.stderr)
 
 
-@torch.inference_mode()
+def logits_of(found: Tensor, head: nn.Linear) -> Tensor:
+    """Features [n, d], float64 on the CPU -> logits [n, classes], the same."""
+    return found @ head.weight.detach().double().cpu().T
+
+
 def count_correct(net: Network, found: Tensor, labels: Tensor | np.ndarray, k: int = 1) -> int:
     """For how many of the features [n, d] the label is among the k largest logits of `net`."""
-    weight = net.head.weight.double().cpu()
     correct = 0
     for part, y in zip(found.split(4096), torch.as_tensor(labels).split(4096)):
-        top = (part @ weight.T).topk(min(k, len(weight))).indices
+        logits = logits_of(part, net.head)
+        top = logits.topk(min(k, logits.shape[1])).indices
         correct += int((top == y[:, None]).sum())
     return correct
 
@@ -244,8 +248,8 @@ def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[s
     found["precision"] = prc[metric_prc.KEY_METRIC_PRECISION]
     found["recall"] = prc[metric_prc.KEY_METRIC_RECALL]
     if head is not None:
-        logits = fake @ head.weight.detach().double().cpu().T
-        found["IS"] = metric_isc.isc_features_to_metric(logits)[metric_isc.KEY_METRIC_ISC_MEAN]
+        scores = metric_isc.isc_features_to_metric(logits_of(fake, head))
+        found["IS"] = scores[metric_isc.KEY_METRIC_ISC_MEAN]
     found["diversity"] = float((fake.var(0).sum() / real.var(0).sum()).sqrt())
     return found
 
@@ -377,26 +381,20 @@ def load_labels(path: Path | str, n: int, classes: int) -> np.ndarray:
 def show(value: float | str | tuple) -> str:
     if isinstance(value, tuple):
         return "{:.1%}, 95 % interval {:.1%} to {:.1%}".format(*value)
-    return f"{value:.4g}" if isinstance(value, float) else value
-
-
-def kind_of(title: str) -> str:
-    """random, classifier or inception: the first word of an extractor's title."""
-    return title.partition(",")[0]
+    if isinstance(value, str):
+        return value
+    return "-" if np.isnan(value) else f"{value:.4g}"
 
 
 def distance_for(rows: list[dict]) -> str:
     """What files are ranked by: FID, or KID where a file has too few pictures for FID."""
-    kind = kind_of(rows[0]["extractor"])
-    if all(isinstance(row[f"FID ({kind})"], float) for row in rows):
-        return f"FID ({kind})"
-    return f"KID ({kind})"
+    return "KID" if any(np.isnan(row["FID"]) for row in rows) else "FID"
 
 
 def best_of(rows: list[dict]) -> int:
     """The row that has the least distance."""
-    name = distance_for(rows)
-    return min(range(len(rows)), key=lambda i: rows[i][name])
+    distance = distance_for(rows)
+    return min(range(len(rows)), key=lambda i: rows[i][distance])
 
 
 def print_scores(paths: list[Path], rows: list[dict]) -> None:
@@ -441,14 +439,14 @@ def save_curve(paths: list[Path], rows: list[dict], out: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    kind = kind_of(rows[0]["extractor"])
-    wanted = (distance_for(rows), f"precision ({kind})", f"recall ({kind})", "top-1, generated")
+    wanted = (distance_for(rows), "precision", "recall", "top-1, generated")
     names = [name for name in wanted if name in rows[0]]
     runs: dict[Path, list[tuple[int, dict]]] = {}
     places, xlabel = places_of(paths)
     for place, path, row in zip(places, paths, rows):
         runs.setdefault(path.absolute().parent.parent, []).append((place, row))
-    figure = Figure(figsize=(4 * len(names), 3.2), layout="constrained")
+    figure = Figure(figsize=(4 * len(names), 3.4), layout="constrained")
+    figure.suptitle(rows[0]["extractor"], fontsize=9)
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names):
         for scored in runs.values():
@@ -497,15 +495,12 @@ def open_sets(paths: list[Path]) -> list[np.ndarray]:
 
 
 def score_set(fake: Tensor, real: Tensor, net: nn.Module) -> dict[str, float | str]:
-    """compare() of features of generated and of real pictures, under names that name the extractor `net`.
-
-    FID is a sentence where there are too few pictures for it.
-    """
+    """compare() of features of generated and of real pictures by `net`, after what they rest on."""
+    n = f"{len(fake):,} generated, {len(real):,} real"
     found = compare(fake, real, net.head)
     if np.isnan(found["FID"]):
-        found["FID"] = f"needs {4 * fake.shape[1]:,} pictures on both sides"
-    about = {"extractor": net.title, "pictures": f"{len(fake):,} generated, {len(real):,} real"}
-    return about | {f"{name} ({kind_of(net.title)})": value for name, value in found.items()}
+        n += f" (FID needs {4 * fake.shape[1]:,} of each)"
+    return {"extractor": net.title, "pictures": n} | found
 
 
 def score_pictures(args: Namespace, sets: list[np.ndarray], device: Device) -> list[dict]:

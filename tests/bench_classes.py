@@ -18,7 +18,7 @@ import numpy as np
 
 from data import DataError, one_line_errors, runs
 from data.images import decode_all, open_images
-from data.score import features, load_classifier, load_samples, split_train_test
+from data.score import features, load_classifier, load_samples, logits_of, split_train_test
 
 
 def parse_set(text):
@@ -31,7 +31,7 @@ def parse_set(text):
 
 def read_classes(pictures, net, device):
     """The classifier's class of each picture, int64 [n]."""
-    logits = features(pictures, net, device) @ net.head.weight.double().cpu().T
+    logits = logits_of(features(pictures, net, device), net.head)
     return logits.argmax(1).numpy()
 
 

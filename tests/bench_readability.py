@@ -22,7 +22,7 @@ from torchvision.utils import save_image
 import lsgan_cond_chars as chars
 from data import one_line_errors, runs
 from data.characters import open_characters
-from data.score import count_correct, features, train_classifier
+from data.score import count_correct, features, logits_of, train_classifier
 
 
 def load_generators(path, checkpoint):
@@ -56,7 +56,7 @@ def share(correct, n):
 
 def draw_worst(path, net, pictures, labels, test, table, device):
     """Ten classes in which the classifier gives the right answer the least probability, on average."""
-    logits = features(pictures, net, device) @ net.head.weight.double().cpu().T
+    logits = logits_of(features(pictures, net, device), net.head)
     right = logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
     of_class = torch.zeros(len(table), dtype=torch.float64).index_add(0, labels, right)
     worst = of_class.argsort()[:10]
