@@ -331,7 +331,7 @@ def sample(args: Namespace) -> None:
     """--sample: samples.npy, uint8 [n, 28, 28, 1], labels.npy, int64 [n], and the first 64 as grid.png.
 
     With --text of k characters: n rows of that text, a z for each row, so n * k pictures; grid.png shows the
-    first 64 rows. A label is an index into the checkpoint's "table".
+    first 64 rows. A label is an index into the checkpoint's "class_names".
     """
     out = Path(args.out)
     for name in ("samples.npy", "labels.npy", "grid.png"):
@@ -339,9 +339,9 @@ def sample(args: Namespace) -> None:
             raise DataError(f"{out / name} exists; --out FOLDER writes elsewhere")
     device = runs.pick_device(args.gpu)
     runs.set_arithmetic(args.tf32)
-    table = load_table(args.sample)
+    class_names = load_class_names(args.sample)
     with torch.random.fork_rng(devices=[]):  # new layers draw from the global generator
-        G = Generator(len(table), args.width, args.z_dim)
+        G = Generator(len(class_names), args.width, args.z_dim)
     if args.ema:
         averaged = AveragedModel(G)
         runs.load_checkpoint(args.sample, {"ema": averaged})
@@ -350,7 +350,7 @@ def sample(args: Namespace) -> None:
         runs.load_checkpoint(args.sample, {"G": G})
     G.to(device)
     padded_n = math.ceil(args.n / 64) * 64  # whole batches of 64, cut to n below
-    y = choose_labels(args, table, padded_n)  # [padded_n, k]
+    y = choose_labels(args, class_names, padded_n)  # [padded_n, k]
     runs.make_folder(out)
     pictures = torch.empty(*y.shape, 28, 28, 1, dtype=torch.uint8)
     for i in tqdm(range(0, padded_n, 64), unit_scale=64, unit=" rows", disable=None):
@@ -368,26 +368,26 @@ def sample(args: Namespace) -> None:
     print(f"wrote {out / 'samples.npy'} ({y.numel()} pictures), labels.npy and grid.png")
 
 
-def load_table(path: str) -> list[str]:
+def load_class_names(path: str) -> list[str]:
     """The names of a checkpoint's classes."""
-    table = runs.load_checkpoint(path).get("table")
-    if not isinstance(table, list) or not all(isinstance(name, str) for name in table):
+    class_names = runs.load_checkpoint(path).get("class_names")
+    if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
         raise DataError(f"{path} is not a checkpoint of characters: it holds no names of classes")
-    return table
+    return class_names
 
 
-def choose_labels(args: Namespace, table: list[str], n: int) -> Tensor:
+def choose_labels(args: Namespace, class_names: list[str], n: int) -> Tensor:
     """int64 [n, k]: n times the k characters of --text; without it [n, 1], all classes in a random order."""
     if not args.text:
-        order = torch.from_numpy(rng(args.seed, CLASSES).permutation(len(table)))
-        repeated = order.repeat(n // len(table) + 1)
+        order = torch.from_numpy(rng(args.seed, CLASSES).permutation(len(class_names)))
+        repeated = order.repeat(n // len(class_names) + 1)
         return repeated[:n].unsqueeze(1)
-    unknown = [repr(character) for character in args.text if character not in table]
+    unknown = [repr(character) for character in args.text if character not in class_names]
     if unknown:
-        known = " ".join(table[:20]) + (" ..." if len(table) > 20 else "")
-        missing = ", ".join(unknown)
-        raise DataError(f"--text: {missing} not among the {len(table)} classes of {args.sample}: {known}")
-    return torch.tensor([table.index(character) for character in args.text]).repeat(n, 1)
+        known = " ".join(class_names[:20]) + (" ..." if len(class_names) > 20 else "")
+        classes = f"the {len(class_names)} classes of {args.sample}: {known}"
+        raise DataError(f"--text: {', '.join(unknown)} not among {classes}")
+    return torch.tensor([class_names.index(character) for character in args.text]).repeat(n, 1)
 
 
 # ---------------------------------------------------------------- train
@@ -438,8 +438,9 @@ def open_data(args: Namespace, world: int) -> Characters:
     characters = open_characters(args.data, args.charset, args.classes or None, args.fit)
     n = len(characters.labels)
     runs.check_batch_size(args.batch_size, world, n)
-    if args.resume and load_table(args.resume) != characters.table:
-        raise DataError(f"the {len(characters.table)} classes of {args.data} are not those of {args.resume}")
+    if args.resume and load_class_names(args.resume) != characters.class_names:
+        classes = f"the {len(characters.class_names)} classes of {args.data}"
+        raise DataError(f"{classes} are not those of {args.resume}")
     return characters
 
 
@@ -475,7 +476,7 @@ def train(args: Namespace) -> None:
 
     characters = open_data(args, world)
     pictures, labels = characters.pictures.to(device), characters.labels.to(device)
-    state = make_networks(args, len(characters.table), device, world)
+    state = make_networks(args, len(characters.class_names), device, world)
     G, D = state["G"], state["D"]
     shown = state["ema"].module if args.ema else G  # the network that pictures come from
     reals, grid_z, grid_y = choose_shown(characters, args, device)
@@ -491,7 +492,7 @@ def train(args: Namespace) -> None:
             step=step,
             log=log_rows,
             data=characters.fingerprint,
-            table=characters.table,
+            class_names=characters.class_names,
         )
 
     with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:

@@ -28,12 +28,12 @@ LEVEL1 = "".join(bytes((0xB0 + i // 94, 0xA1 + i % 94)).decode("gb2312") for i i
 class Characters(Dataset):
     """`dataset[indices]` -> pictures, labels.
 
-    pictures: uint8 [n, 28, 28], background 255. labels: class ids, int64 [n]. table: the classes' names.
+    pictures: uint8 [n, 28, 28], background 255. labels: class ids, int64 [n], indices into class_names.
     fingerprint: changes with the pictures.
     """
 
-    def __init__(self, pictures: Tensor, labels: Tensor, table: list[str]):
-        self.pictures, self.labels, self.table = pictures, labels, table
+    def __init__(self, pictures: Tensor, labels: Tensor, class_names: list[str]):
+        self.pictures, self.labels, self.class_names = pictures, labels, class_names
         self.fingerprint = hashlib.sha1(pictures.numpy()).hexdigest()
 
     def __len__(self) -> int:
@@ -84,24 +84,24 @@ def open_characters(
     except OSError as error:
         raise DataError(f"{spec} cannot be read ({error.strerror})") from error
     counts = Counter(name for name, _ in read_samples(train))
-    table = choose_classes(counts, classes, charset if train[0].is_gnt else "all")
-    ids = {name: label for label, name in enumerate(table)}
+    class_names = choose_classes(counts, classes, charset if train[0].is_gnt else "all")
+    ids = {name: label for label, name in enumerate(class_names)}
     labels, pixels = [], bytearray()  # grows in place: no picture is ever held twice
     for name, picture in read_samples(train if split == "train" else test, ids, fit):
         labels.append(ids[name])
         pixels += picture
 
-    found = f"{spec}: {len(labels):,} samples of {len(table):,} classes to {split} on"
-    if not labels and table and split == "test":
+    found = f"{spec}: {len(labels):,} samples of {len(class_names):,} classes to {split} on"
+    if not labels and class_names and split == "test":
         raise DataError(f"{found}: too few files to hold any out for testing")
-    if not labels or len(table) < (classes or 1):
+    if not labels or len(class_names) < (classes or 1):
         raise DataError(f"{found}, but asked for {classes or 'all'} classes of charset {charset}")
-    missing = set(range(len(table))) - set(labels)
+    missing = set(range(len(class_names))) - set(labels)
     if split == "train" and missing:
-        raise DataError(f"{spec}: no picture of class {table[min(missing)]} decodes")
+        raise DataError(f"{spec}: no picture of class {class_names[min(missing)]} decodes")
     print(f"{found} (other classes: {len(counts) - len(ids)}; files: {len(train)}, held out: {len(test)})")
     pictures = torch.frombuffer(pixels, dtype=torch.uint8).view(-1, 28, 28)
-    return Characters(pictures, torch.tensor(labels), table)
+    return Characters(pictures, torch.tensor(labels), class_names)
 
 
 def check_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -110,7 +110,7 @@ def check_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def draw_strokes(classes: int, split: str) -> Characters:
-    """Toy characters; the names in their class table are mere names."""
+    """Toy characters; the names of their classes are mere names."""
     pictures, labels = strokes.draw_all(classes, split)
     print(f"strokes: {len(labels):,} drawings of {classes:,} classes to {split} on")
     return Characters(torch.as_tensor(pictures), torch.as_tensor(labels), list(LEVEL1[:classes]))

@@ -531,7 +531,7 @@ def score_characters(args: Namespace, sets: list[np.ndarray], device: Device) ->
     train, test = (open_characters(*settings, split) for split in ("train", "test"))
     labels = []
     for path, samples in zip(args.samples, sets):
-        labels.append(load_labels(path.with_name("labels.npy"), len(samples), len(train.table)))
+        labels.append(load_labels(path.with_name("labels.npy"), len(samples), len(train.class_names)))
     reader = load_classifier(train, test, device)
     net = reader if args.extractor == "classifier" else make_extractor(args.extractor, 28)
     seen = features(test.pictures, net, device)

@@ -35,7 +35,7 @@ def draw_generated(checkpoint, saved, classes, n, device):
 def draw_real(data, n, seed):
     """n characters of every class, or all there are; of the same seed, more contain fewer."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(data.labels)))
-    rows = torch.cat([order[data.labels[order] == y][:n] for y in range(len(data.table))])
+    rows = torch.cat([order[data.labels[order] == y][:n] for y in range(len(data.class_names))])
     return Labelled(data.pictures[rows], data.labels[rows])
 
 
@@ -66,15 +66,14 @@ def main():
         parser.add_argument(f"--{flag}", type=int, default=default)
     args = parser.parse_args()
     device, checkpoint = runs.pick_device(args.gpu), runs.load_checkpoint(args.checkpoint)
-    saved, table = checkpoint["args"], checkpoint["table"]
+    saved, class_names = checkpoint["args"], checkpoint["class_names"]
     settings = args.data or saved["data"], saved["charset"], saved["classes"] or None, saved["fit"]
     data, test = (open_characters(*settings, split) for split in ("train", "test"))
-    if data.table != table:
+    if data.class_names != class_names:
         sys.exit("these are not the classes of the checkpoint")
-    generated = draw_generated(args.checkpoint, saved, len(table), args.generated, device)
-    print(
-        f"{len(data.table)} classes, {args.generated} generated each, {args.steps} steps, {args.seeds} seeds"
-    )
+    classes = len(class_names)
+    print(f"{classes} classes, {args.generated} generated each, {args.steps} steps, {args.seeds} seeds")
+    generated = draw_generated(args.checkpoint, saved, classes, args.generated, device)
     print("| real, a class | accuracy with these alone | with generated ones |\n|---|---|---|")
     for n in args.real:
         found = {False: [], True: []}
@@ -82,7 +81,7 @@ def main():
             real = draw_real(data, n, seed)
             for both, shares in found.items():
                 parts = [real, generated] if both else [real]
-                net = train(parts, len(data.table), args.steps, seed, device)
+                net = train(parts, classes, args.steps, seed, device)
                 hits = count_correct(net, features(test.pictures, net, device), test.labels)
                 shares.append(hits / len(test.labels))
         cells = (f"{np.mean(s):.1%} ({min(s):.1%} to {max(s):.1%})" for s in found.values())

@@ -28,7 +28,7 @@ from data.score import count_correct, features, logits_of, train_classifier
 def load_generators(path, checkpoint):
     """{name: generator} of a checkpoint: the weights, and with --ema their average."""
     saved = checkpoint["args"]
-    sizes = len(checkpoint["table"]), saved["width"], saved["z_dim"]
+    sizes = len(checkpoint["class_names"]), saved["width"], saved["z_dim"]
     G = chars.Generator(*sizes)
     runs.load_checkpoint(path, {"G": G})
     found = {"weights": G}
@@ -54,13 +54,13 @@ def share(correct, n):
     return f"{correct / n:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def draw_worst(path, net, pictures, labels, test, table, device):
+def draw_worst(path, net, pictures, labels, test, class_names, device):
     """Ten classes in which the classifier gives the right answer the least probability, on average."""
     logits = logits_of(features(pictures, net, device), net.head)
     right = logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
-    of_class = torch.zeros(len(table), dtype=torch.float64).index_add(0, labels, right)
+    of_class = torch.zeros(len(class_names), dtype=torch.float64).index_add(0, labels, right)
     worst = of_class.argsort()[:10]
-    print("worst:", *(table[y] for y in worst.tolist()))
+    print("worst:", *(class_names[y] for y in worst.tolist()))
     rows = []
     for source, source_labels in ((test.pictures, test.labels), (pictures, labels)):
         chosen = [source[source_labels == y][:4] for y in worst]
@@ -82,19 +82,19 @@ def main():
     args = parser.parse_args()
     device = runs.pick_device(args.gpu)
     first = runs.load_checkpoint(args.checkpoints[0])
-    saved, table = first["args"], first["table"]
+    saved, class_names = first["args"], first["class_names"]
     settings = args.data or saved["data"], saved["charset"], saved["classes"] or None, saved["fit"]
     train, test = (open_characters(*settings, split) for split in ("train", "test"))
-    if train.table != table:
+    if train.class_names != class_names:
         sys.exit("these are not the classes of the checkpoint")
     net = train_classifier(train, args.width, args.steps, device)
     seen = features(test.pictures, net, device)
     real = [share(count_correct(net, seen, test.labels, k), len(test.labels)) for k in (1, 5)]
-    print(f"{len(table):,} classes; classifier of width {args.width}, {args.steps:,} steps of 128")
+    print(f"{len(class_names):,} classes; classifier of width {args.width}, {args.steps:,} steps of 128")
     print("| step | G | top-1 (95 % interval) | top-5 |\n|---|---|---|---|")
     print(f"| real, {len(test.labels):,} of held-out writers | - | {real[0]} | {real[1]} |", flush=True)
 
-    labels = torch.arange(len(table)).repeat_interleave(args.each)
+    labels = torch.arange(len(class_names)).repeat_interleave(args.each)
     for path in args.checkpoints:
         checkpoint = runs.load_checkpoint(path)
         for name, G in load_generators(path, checkpoint).items():
@@ -103,10 +103,10 @@ def main():
             top = [share(count_correct(net, seen, labels, k), len(labels)) for k in (1, 5)]
             print(f"| {checkpoint['step']:,} | {name} | {top[0]} | {top[1]} |", flush=True)
     if args.worst:
-        labels = torch.arange(len(table)).repeat_interleave(max(4, args.each))
+        labels = torch.arange(len(class_names)).repeat_interleave(max(4, args.each))
         *_, G = load_generators(path, checkpoint).values()  # the average, if there is one
         pictures = draw(G, saved["z_dim"], labels, args.seed, device)
-        draw_worst(args.worst, net, pictures, labels, test, table, device)
+        draw_worst(args.worst, net, pictures, labels, test, class_names, device)
 
 
 if __name__ == "__main__":

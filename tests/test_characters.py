@@ -202,9 +202,9 @@ def test_types_shapes_and_batches(tmp_path, capsys):
 def test_the_class_table_follows_the_codes_and_never_the_files(tmp_path):
     first = open_characters(str(writers(tmp_path / "a", characters="永和九年")))
     second = open_characters(str(writers(tmp_path / "b", characters="年九永和")))
-    assert first.table == second.table == sorted("永和九年", key=lambda c: c.encode("gbk"))
-    assert [first.table[i] for i in first.labels[:4]] == list("永和九年")
-    assert [second.table[i] for i in second.labels[:4]] == list("年九永和")
+    assert first.class_names == second.class_names == sorted("永和九年", key=lambda c: c.encode("gbk"))
+    assert [first.class_names[i] for i in first.labels[:4]] == list("永和九年")
+    assert [second.class_names[i] for i in second.labels[:4]] == list("年九永和")
 
 
 def test_charset_level1_drops_symbols_and_rare_characters_all_keeps_them(tmp_path):
@@ -218,11 +218,11 @@ def test_charset_level1_drops_symbols_and_rare_characters_all_keeps_them(tmp_pat
         record("", tag=b"AB"),
     ]
     write(tmp_path, "1.gnt", *odd)
-    assert open_characters(str(tmp_path)).table == ["永"]
+    assert open_characters(str(tmp_path)).class_names == ["永"]
     everything = open_characters(str(tmp_path), charset="all")
-    assert len(everything) == len(everything.table) == 7
-    assert everything.table[:2] == ["A", "，"]
-    assert {len(name) for name in everything.table} == {1}
+    assert len(everything) == len(everything.class_names) == 7
+    assert everything.class_names[:2] == ["A", "，"]
+    assert {len(name) for name in everything.class_names} == {1}
     write(tmp_path / "symbols", "1.gnt", record("A"))
     assert "charset level1" in fails(str(tmp_path / "symbols"))
 
@@ -230,9 +230,9 @@ def test_charset_level1_drops_symbols_and_rare_characters_all_keeps_them(tmp_pat
 def test_classes_keeps_the_most_frequent_ties_by_code(tmp_path):
     a, b, c, d = sorted("永和九年", key=lambda c: c.encode("gbk"))
     write(tmp_path, "1.gnt", *map(record, (d, d, d, c, b, b, a)))
-    assert open_characters(str(tmp_path), classes=1).table == [d]
-    assert open_characters(str(tmp_path), classes=2).table == [b, d]
-    assert open_characters(str(tmp_path), classes=3).table == [a, b, d]
+    assert open_characters(str(tmp_path), classes=1).class_names == [d]
+    assert open_characters(str(tmp_path), classes=2).class_names == [b, d]
+    assert open_characters(str(tmp_path), classes=3).class_names == [a, b, d]
     assert open_characters(str(tmp_path), classes=3).labels.tolist() == [2, 2, 2, 1, 1, 0]
     assert "4 classes" in fails(str(tmp_path), classes=5)
     for bad in (0, -1):
@@ -242,7 +242,7 @@ def test_classes_keeps_the_most_frequent_ties_by_code(tmp_path):
 def test_a_class_with_one_sample_works(tmp_path):
     write(tmp_path, "1.gnt", record("永"))
     dataset = open_characters(str(tmp_path))
-    assert (len(dataset), dataset.table) == (1, ["永"])
+    assert (len(dataset), dataset.class_names) == (1, ["永"])
     assert "0 samples" in fails(str(tmp_path), split="test")
 
 
@@ -261,8 +261,8 @@ def test_both_splits_have_one_class_table(tmp_path):
     write(tmp_path, "8.gnt", record("九"), record("永"))
     write(tmp_path, "9.gnt", record("年"))
     train, test = open_characters(str(tmp_path)), open_characters(str(tmp_path), split="test")
-    assert train.table == test.table == sorted("永年", key=lambda c: c.encode("gbk"))
-    assert [test.table[label] for label in test.labels] == ["永", "年"]
+    assert train.class_names == test.class_names == sorted("永年", key=lambda c: c.encode("gbk"))
+    assert [test.class_names[label] for label in test.labels] == ["永", "年"]
 
 
 def test_released_test_files_are_held_out_wherever_they_are(tmp_path):
@@ -328,11 +328,11 @@ def test_folder_per_class(tmp_path):
     (tmp_path / "cat" / "notes.txt").write_text("no picture")
     (tmp_path / "stray.png").write_bytes((tmp_path / "cat" / "0.png").read_bytes())
     train, test = open_characters(str(tmp_path)), open_characters(str(tmp_path), split="test")
-    assert train.table == test.table == ["cat", "年", "永"]
+    assert train.class_names == test.class_names == ["cat", "年", "永"]
     assert np.bincount(train.labels).tolist() == [4, 1, 8]
     assert np.bincount(test.labels).tolist() == [1, 0, 2]
     assert raw(train.pictures)[0] == shrunk(noise(0))
-    assert open_characters(str(tmp_path), classes=1).table == ["永"]
+    assert open_characters(str(tmp_path), classes=1).class_names == ["永"]
 
 
 def test_transparent_colour_and_palette_pictures_become_ink_on_white(tmp_path):
@@ -432,7 +432,7 @@ def test_class_folders_may_be_links(tmp_path):
     Image.fromarray(noise(1)).save(tmp_path / "elsewhere" / "1.png")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "永").symlink_to(tmp_path / "elsewhere")
-    assert open_characters(str(tmp_path / "data")).table == ["永"]
+    assert open_characters(str(tmp_path / "data")).class_names == ["永"]
 
 
 def test_sixteen_bits_are_scaled_and_32_bits_refused(tmp_path, capsys):
@@ -521,7 +521,7 @@ def test_any_damage_to_a_zip_file_gives_samples_or_one_error(tmp_path_factory, d
 
 def test_strokes_need_no_files_and_hold_other_drawings_out(capsys):
     train, test = (open_characters("strokes", classes=3, split=split) for split in ("train", "test"))
-    assert train.table == test.table == list(LEVEL1[:3])
+    assert train.class_names == test.class_names == list(LEVEL1[:3])
     assert set(test.labels.tolist()) == {0, 1, 2}
     assert not set(raw(train.pictures)) & set(raw(test.pictures))
     assert "3 classes" in capsys.readouterr().out
@@ -531,17 +531,19 @@ def test_strokes_need_no_files_and_hold_other_drawings_out(capsys):
 @needs_real
 def test_real_handwriting():
     train, test = (open_characters(str(REAL), split=split) for split in ("train", "test"))
-    assert (len(train) + len(test), len(train.table)) == (9943, 100)
-    assert train.table == test.table
-    assert set("一丁七万丈三上下") <= set(train.table)
+    assert (len(train) + len(test), len(train.class_names)) == (9943, 100)
+    assert train.class_names == test.class_names
+    assert set("一丁七万丈三上下") <= set(train.class_names)
     assert np.bincount(train.labels).min() >= 70
     pictures = train.pictures.numpy()
     paper = np.median(pictures[:, :, [0, 27]], axis=(1, 2))
     assert (paper == 255).mean() > 0.5  # background 255, ink dark
     assert 150 < pictures.mean() < 240
-    one = train.pictures[train.labels == train.table.index("一")].float().mean(0)  # a bar fills the square
+    one = (
+        train.pictures[train.labels == train.class_names.index("一")].float().mean(0)
+    )  # a bar fills the square
     padded = open_characters(str(REAL), fit="pad", classes=100)
-    bar = padded.pictures[padded.labels == padded.table.index("一")].float().mean(0)
+    bar = padded.pictures[padded.labels == padded.class_names.index("一")].float().mean(0)
     assert one[2].mean() < 240 < bar[2].mean() and bar[14].mean() < 200
 
 

@@ -173,7 +173,7 @@ def test_initial_weights():
 def test_a_run_begins_with_the_initial_weights_of_its_seed(call, tmp_path):
     assert call(chars.main, *TINY, "--seed", 3, "--steps", 0, "--out", tmp_path / "run")[0] == 0
     saved = torch.load(tmp_path / "run/last.pt", weights_only=True)
-    classes, width, z_dim = len(saved["table"]), saved["args"]["width"], saved["args"]["z_dim"]
+    classes, width, z_dim = len(saved["class_names"]), saved["args"]["width"], saved["args"]["z_dim"]
     for name, net, stream in (
         ("G", Generator(classes, width, z_dim), chars.INIT_G),
         ("D", Discriminator(classes, width), chars.INIT_D),
@@ -334,9 +334,9 @@ def trained(tmp_path, call):
 
 
 def test_text_is_written_by_one_hand_a_row(trained, tmp_path, call):
-    table = torch.load(trained)["table"]
-    assert table == open_characters("strokes", classes=6).table
-    text = table[4] + table[1] + table[4]
+    class_names = torch.load(trained)["class_names"]
+    assert class_names == open_characters("strokes", classes=6).class_names
+    text = class_names[4] + class_names[1] + class_names[4]
     flags = "--sample", trained, "--gpu", -1, "--n", 5
     assert call(chars.main, *flags, "--text", text, "--out", tmp_path / "text")[0] == 0
     pictures, labels = (np.load(tmp_path / "text" / name) for name in ("samples.npy", "labels.npy"))
@@ -380,16 +380,16 @@ def test_samples_without_text_are_of_every_class_as_often(trained, tmp_path, cal
 
 def test_unknown_characters_are_named(trained, call):
     before = contents(trained.parent)
-    table = "".join(torch.load(trained)["table"])
-    known = table[0]
+    class_names = "".join(torch.load(trained)["class_names"])
+    known = class_names[0]
     code, out, error = call(chars.main, "--sample", trained, "--text", f"{known}龘x{known}", "--gpu", -1)
     assert (code, out) == (2, "")
-    reason = f"--text: '龘', 'x' not among the 6 classes of {trained}: {' '.join(table)}"
+    reason = f"--text: '龘', 'x' not among the 6 classes of {trained}: {' '.join(class_names)}"
     assert error.startswith(f"lsgan_cond_chars.py: error: {reason}") and error.count("\n") == 1
     assert contents(trained.parent) == before
 
 
-# ---------------------------------------------------------------- class table
+# ---------------------------------------------------------------- class names
 def write_classes(folder, names):
     for i, name in enumerate(names):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -402,7 +402,7 @@ def test_resume_needs_the_classes_of_the_checkpoint(tmp_path, call):
     write_classes(data, "一丁七")
     flags = "--data", data, *TINY[2:], "--out", run
     assert call(chars.main, *flags, "--steps", 2)[0] == 0
-    assert torch.load(run / "last.pt")["table"] == ["丁", "七", "一"]  # by GBK code
+    assert torch.load(run / "last.pt")["class_names"] == ["丁", "七", "一"]  # by GBK code
     before = contents(run)
     (data / "七").rename(data / "万")  # as many classes, but others
     code, _, error = call(chars.main, *flags, "--steps", 3, "--resume")
@@ -428,9 +428,9 @@ def test_real_handwriting(real_data, tmp_path, call):
 
 
 @pytest.mark.parametrize("damage", ["missing", "of numbers", "a text"])
-def test_class_table_of_a_wrong_type(trained, call, damage):
+def test_class_names_of_a_wrong_type(trained, call, damage):
     checkpoint = torch.load(trained)
-    checkpoint["table"] = {"missing": None, "of numbers": [1, 2, 3, 4, 5, 6], "a text": 7}[damage]
+    checkpoint["class_names"] = {"missing": None, "of numbers": [1, 2, 3, 4, 5, 6], "a text": 7}[damage]
     torch.save(checkpoint, trained)
     for flags in (["--sample", trained], ["--sample", trained, "--text", "永"], ["--resume", trained]):
         code, _, error = call(chars.main, *flags, "--gpu", -1, "--steps", 4)
