@@ -539,12 +539,11 @@ def test_real_handwriting():
     paper = np.median(pictures[:, :, [0, 27]], axis=(1, 2))
     assert (paper == 255).mean() > 0.5  # background 255, ink dark
     assert 150 < pictures.mean() < 240
-    one = (
-        train.pictures[train.labels == train.class_names.index("一")].float().mean(0)
-    )  # a bar fills the square
     padded = open_characters(str(REAL), fit="pad", classes=100)
-    bar = padded.pictures[padded.labels == padded.class_names.index("一")].float().mean(0)
-    assert one[2].mean() < 240 < bar[2].mean() and bar[14].mean() < 200
+    label = train.class_names.index("一")  # a bar: squashed it fills the square, padded it does not
+    squashed_bar = train.pictures[train.labels == label].float().mean(0)
+    padded_bar = padded.pictures[padded.labels == label].float().mean(0)
+    assert squashed_bar[2].mean() < 240 < padded_bar[2].mean() and padded_bar[14].mean() < 200
 
 
 @needs_real
