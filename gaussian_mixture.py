@@ -1,4 +1,4 @@
-"""LSGAN in two dimensions: why least squares (Figures 1 and 2), and eight Gaussians to learn (Figure 8).
+"""LSGAN in two dimensions: the gradients of the losses (Figures 1 and 2), and eight Gaussians (Figure 8).
 
     python gaussian_mixture.py --figure 1      # what each loss does with fakes far beyond the real points
     python gaussian_mixture.py --figure 2      # the losses as curves
@@ -11,8 +11,8 @@ curves.png beside figure8.png. All losses and seeds train side by side as one ba
 would alone, to rounding; but if one of them is no longer finite, the run ends for all.
 
 Differences from the authors' code: losses are means over the batch (theirs, but for D's cross entropy, are
-sums; Adam does not notice). Whether their updates are simultaneous or alternating is a race between threads;
---updates chooses. They stop at 35,000 steps. Everything random is seeded.
+sums; a constant factor hardly matters to Adam). Whether their updates are simultaneous or alternating is a
+race between threads; --updates chooses. Their code stops at 35,000 steps. Everything random is seeded.
 """
 
 import json
@@ -20,6 +20,7 @@ from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ FIXED = (  # arguments that --resume may not change
     "doubled_mode",
 )
 COLOURS = {"ls": "tab:red", "ls-110": "tab:purple", "sigmoid": "tab:blue"}
-INIT_G, INIT_D, BATCHES, EVALUATION, FIGURE1 = range(5)  # independent streams of random numbers
+INIT_G, INIT_D, BATCHES, EVALUATION, FIGURE1, TARGET = range(6)  # independent streams of random numbers
 
 
 # ---------------------------------------------------------------- settings
@@ -79,7 +80,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add = parser.add_argument_group("loss").add_argument
     names = list(LOSSES)
     add("--losses", type=some_of(names), default="ls,sigmoid", help=f"any of {','.join(names)}")
-    add = parser.add_argument_group("optimiser").add_argument
+    add = parser.add_argument_group("optimizer").add_argument
     add("--updates", choices=["simultaneous", "alternating"], default="simultaneous", help="of D and G")
     add("--lr-d", type=at_least(0, float), default=1e-4, help="Adam's learning rate for D")
     add("--lr-g", type=at_least(0, float), default=1e-3, help="Adam's learning rate for G")
@@ -112,7 +113,9 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         points = f"{MEASURED:,} points must put {MIN_POINTS} on each"
         parser.error(f"--modes {args.modes} is above {MOST_MODES}: {points}")
     if max(args.radius, args.std) > 1e6:
-        parser.error("--radius and --std must be at most 1e6, or distances overflow")
+        parser.error("--radius and --std must be at most 1e6")
+    if args.std < 1e-5 * args.radius:
+        parser.error("--std must be at least 1e-5 of --radius: float32 would round the modes to a few points")
     return args
 
 
@@ -130,8 +133,16 @@ def torch_rng(seed: int, stream: int, step: int = 0, device: torch.device | str 
 
 
 # ---------------------------------------------------------------- data
-def mixture(layout="ring", modes=8, radius=1.0, doubled=True) -> tuple[Tensor, Tensor]:
-    """Centres [modes, 2] and probabilities [modes].
+class Mixture(NamedTuple):
+    """Gaussians in the plane, of one standard deviation."""
+
+    centres: Tensor  # [modes, 2]
+    weights: Tensor  # [modes]: their probabilities
+    std: float
+
+
+def make_mixture(layout="ring", modes=8, radius=1.0, std=0.01, doubled=True) -> Mixture:
+    """The mixture of Figure 8, by default.
 
     doubled: the top of a ring is twice as likely as the others, as in the authors' code, where
     linspace(0, 2 pi, 9) meets it at both ends. The paper does not say so.
@@ -139,40 +150,42 @@ def mixture(layout="ring", modes=8, radius=1.0, doubled=True) -> tuple[Tensor, T
     weights = torch.ones(modes)
     if layout == "grid":
         line = torch.linspace(-radius, radius, round(modes**0.5))
-        return torch.cartesian_prod(line, line), weights / modes
+        return Mixture(torch.cartesian_prod(line, line), weights / modes, std)
     if doubled:
         weights[0] = 2
     angles = torch.arange(modes) * (2 * torch.pi / modes)
-    return radius * torch.stack([angles.sin(), angles.cos()], 1), weights / weights.sum()
+    centres = radius * torch.stack([angles.sin(), angles.cos()], 1)
+    return Mixture(centres, weights / weights.sum(), std)
 
 
-def sample_mixture(
-    centres: Tensor, weights: Tensor, std: float, n: int, generator: torch.Generator
-) -> Tensor:
-    """Points [n, 2] of the mixture with these centres [modes, 2], probabilities [modes] and deviation."""
-    modes = torch.multinomial(weights, n, replacement=True, generator=generator)
-    return centres[modes] + std * torch.randn(n, 2, generator=generator, device=centres.device)
+def sample_mixture(target: Mixture, n: int, generator: torch.Generator) -> Tensor:
+    """Points [n, 2]. The generator is on the device of the mixture."""
+    modes = torch.multinomial(target.weights, n, replacement=True, generator=generator)
+    noise = torch.randn(n, 2, generator=generator, device=target.centres.device)
+    return target.centres[modes] + target.std * noise
 
 
-def draw_chunk(seeds: range, chunk: int, z_dim: int, target: tuple, batch: int) -> tuple[Tensor, Tensor]:
-    """Real points [seeds, CHUNK, batch, 2] and normal z [seeds, CHUNK, batch, z_dim] of CHUNK steps."""
-    device = target[0].device
+def draw_chunk(seeds: range, chunk: int, z_dim: int, target: Mixture, batch: int) -> tuple[Tensor, Tensor]:
+    """Real points [seeds, CHUNK, batch, 2] and normal z [seeds, CHUNK, batch, z_dim] of CHUNK steps.
+
+    chunk: 0 for the first CHUNK steps of a run, 1 for the next, and so on.
+    """
+    device = target.centres.device
     real = torch.empty(len(seeds), CHUNK, batch, 2, device=device)
     z = torch.empty(len(seeds), CHUNK, batch, z_dim, device=device)
     for s, seed in enumerate(seeds):
         generator = torch_rng(seed, BATCHES, chunk, device)
-        real[s] = sample_mixture(*target, CHUNK * batch, generator).view(CHUNK, batch, 2)
+        real[s] = sample_mixture(target, CHUNK * batch, generator).view(CHUNK, batch, 2)
         z[s].normal_(generator=generator)
     return real, z
 
 
 def draw_batches(
-    seeds: range, start: int, stop: int, z_dim: int, target: tuple[Tensor, Tensor, float], batch: int = BATCH
+    seeds: range, start: int, stop: int, z_dim: int, target: Mixture, batch: int = BATCH
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields real [seeds, batch, 2] and z [seeds, batch, z_dim] for the steps start + 1 ... stop.
 
-    They are functions of seed, step and kind of device. target: centres [modes, 2], probabilities [modes],
-    standard deviation; they are drawn on the device of the centres.
+    They are functions of seed, step and kind of device, and are drawn on the device of the mixture.
     """
     for step in range(start, stop):
         if step == start or step % CHUNK == 0:
@@ -221,7 +234,7 @@ class Discriminator(nn.Sequential):
 
 
 def init_weights(net: nn.Module, generators: list[torch.Generator]) -> None:
-    """Orthogonal weights of gain 1.4, as in the authors' code; biases 0. A generator for each model."""
+    """Orthogonal weights of gain 1.4, as in the authors' code; biases 0. generators: one for each model."""
     for layer in net.modules():
         if isinstance(layer, BatchedLinear):
             for weight, generator in zip(layer.weight.data, generators, strict=True):
@@ -230,12 +243,15 @@ def init_weights(net: nn.Module, generators: list[torch.Generator]) -> None:
 
 
 # ---------------------------------------------------------------- loss
-# Names, and the labels a, b, c of Eq. 2: those of Eq. 9 and of Eq. 8
-LOSSES = {"ls": (0.0, 1.0, 1.0), "ls-110": (-1.0, 1.0, 0.0), "sigmoid": None}
+LOSSES = {  # the labels a, b, c of Eq. 2
+    "ls": (0.0, 1.0, 1.0),  # Eq. 9
+    "ls-110": (-1.0, 1.0, 0.0),  # Eq. 8
+    "sigmoid": None,  # the cross entropy has none
+}
 
 
 def discriminator_loss(d_real: Tensor, d_fake: Tensor, loss: str = "ls") -> Tensor:
-    """What D minimises, [models], from D's outputs [models, B] (logits for the sigmoid loss).
+    """What D minimizes, [models], from D's outputs [models, B] (logits for the sigmoid loss).
 
     ls and ls-110: the first line of Eq. 2. sigmoid: Eq. 1, the cross entropy of logits.
     """
@@ -246,7 +262,7 @@ def discriminator_loss(d_real: Tensor, d_fake: Tensor, loss: str = "ls") -> Tens
 
 
 def generator_loss(d_fake: Tensor, loss: str = "ls") -> Tensor:
-    """What G minimises, [models], from D's outputs [models, B] (logits for the sigmoid loss).
+    """What G minimizes, [models], from D's outputs [models, B] (logits for the sigmoid loss).
 
     ls and ls-110: the second line of Eq. 2. sigmoid: the non-saturating -log sigmoid(D(G(z))).
     """
@@ -266,23 +282,20 @@ def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneou
     """
     if updates not in ("simultaneous", "alternating"):
         raise ValueError(f"updates must be simultaneous or alternating, not {updates!r}")
-    n = len(losses)
-    fake = G(z.repeat(n, 1, 1))
-    d_real = D(real.repeat(n, 1, 1)).chunk(n)  # a chunk [seeds, B] for each loss
-    d_fake = D(fake).chunk(n)
-    d_losses = [
-        discriminator_loss(on_real, on_fake, loss) for on_real, on_fake, loss in zip(d_real, d_fake, losses)
-    ]
-    d_loss = torch.cat(d_losses)
+    by_loss = len(losses), -1  # models -> losses, seeds
+    fake = G(z.repeat(len(losses), 1, 1))
+    d_real = D(real.repeat(len(losses), 1, 1)).unflatten(0, by_loss)  # [losses, seeds, B]
+    d_fake = D(fake).unflatten(0, by_loss)
+    d_loss = torch.cat([discriminator_loss(d_real[i], d_fake[i], loss) for i, loss in enumerate(losses)])
     opt_d.zero_grad()
     # No model's loss depends on another's weights: the gradient of the sum holds that of each. inputs: G gets
-    # no gradient of D's loss. retain_graph: G's loss goes back through `fake` too.
-    d_loss.sum().backward(inputs=list(D.parameters()), retain_graph=True)
+    # no gradient of D's loss. retain_graph: G's loss goes back through the same D(fake).
+    d_loss.sum().backward(inputs=list(D.parameters()), retain_graph=updates == "simultaneous")
     if updates == "alternating":
         opt_d.step()
-        d_fake = D(fake).chunk(n)
+        d_fake = D(fake).unflatten(0, by_loss)
 
-    g_loss = torch.cat([generator_loss(on_fake, loss) for on_fake, loss in zip(d_fake, losses)])
+    g_loss = torch.cat([generator_loss(d_fake[i], loss) for i, loss in enumerate(losses)])
     opt_g.zero_grad()
     g_loss.sum().backward(inputs=list(G.parameters()))
     if updates == "simultaneous":
@@ -309,7 +322,7 @@ def points_of_first_seed(G: Generator, seeds: range) -> Tensor:
     return generate(G, seeds)[:, 0].cpu().clone()  # a view would be saved with the points of all seeds
 
 
-def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Tensor:
+def measure(points: Tensor, target: Mixture) -> Tensor:
     """Points [..., MEASURED, 2] -> [..., 4], how well they follow the mixture:
 
     modes: how many have at least MIN_POINTS points within 3 std;
@@ -319,16 +332,17 @@ def measure(points: Tensor, centres: Tensor, weights: Tensor, std: float) -> Ten
     divergence: KL(shares of the points by their nearest mode || weights), in nats.
     """
     # By matrix products, cdist's default, a distance may be wrong by 1e-4.
-    distance, mode = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").min(-1)
-    nearest = F.one_hot(mode, len(centres))  # [..., n, modes]
-    within = distance <= 3 * std
-    in_basin = distance <= F.pdist(centres).min() / 2
+    distances = torch.cdist(points, target.centres, compute_mode="donot_use_mm_for_euclid_dist")
+    distance, nearest = distances.min(-1)
+    one_hot = F.one_hot(nearest, len(target.centres))  # [..., n, modes]
+    within = distance <= 3 * target.std
+    in_basin = distance <= F.pdist(target.centres).min() / 2
 
-    modes = ((nearest * within[..., None]).sum(-2) >= MIN_POINTS).sum(-1)
-    basins = ((nearest * in_basin[..., None]).sum(-2) >= MIN_POINTS).sum(-1)
-    shares = nearest.float().mean(-2)
-    divergence = torch.xlogy(shares, shares / weights).sum(-1)
-    return torch.stack([modes, within.float().mean(-1), basins, divergence], -1)
+    modes_hit = ((one_hot * within[..., None]).sum(-2) >= MIN_POINTS).sum(-1)
+    basins_hit = ((one_hot * in_basin[..., None]).sum(-2) >= MIN_POINTS).sum(-1)
+    shares = one_hot.float().mean(-2)
+    divergence = torch.xlogy(shares, shares / target.weights).sum(-1)
+    return torch.stack([modes_hit, within.float().mean(-1), basins_hit, divergence], -1)
 
 
 def spread(values: Tensor) -> str:
@@ -336,10 +350,10 @@ def spread(values: Tensor) -> str:
     return f"{values.mean():.3g} ({values.min():.3g} to {values.max():.3g})"
 
 
-def write_results(path: Path, losses: list[str], seeds: range, log: dict[int, Tensor]) -> None:
+def write_results(path: Path, losses: list[str], seeds: range, measures: dict[int, Tensor]) -> None:
     """A CSV file from {step: measures [losses, seeds, 6]}: a row for each step, loss and seed."""
     lines = [",".join(["step", "loss", "seed", *MEASURES])]
-    for step, values in log.items():
+    for step, values in measures.items():
         for loss, of_loss in zip(losses, values.tolist()):
             for seed, numbers in zip(seeds, of_loss):
                 cells = [str(step), loss, str(seed), *(f"{number:.6g}" for number in numbers)]
@@ -352,6 +366,16 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
     """A table in Markdown of the measures [losses, seeds, 6] at one step."""
     n = len(seeds)
     which = f"seeds {seeds[0]} to {seeds[-1]}" if n > 1 else f"seed {seeds[0]}"
+    columns = [
+        "loss",
+        f"all {modes} modes hit",
+        "modes hit",
+        "share of points within 3 std",
+        "all basins",
+        "one basin or none",
+        "basins",
+        "divergence",
+    ]
     lines = [
         f"Step {step}, {which}. In each cell the number of seeds with its 95 %",
         "Wilson interval, or the mean over seeds (minimum to maximum). A mode is hit if at least",
@@ -359,9 +383,8 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
         "lie within half the way to the next mode. With the default mixture and z an untrained generator has",
         "all basins, so they show what was lost, not what was learned.",
         "",
-        f"| loss | all {modes} modes hit | modes hit | share of points within 3 std | all basins"
-        " | one basin or none | basins | divergence |",
-        "|---" * 8 + "|",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
     ]
     for loss, of_loss in zip(losses, values):
         column = dict(zip(MEASURES, of_loss.T))
@@ -381,7 +404,7 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
 
 
 # ---------------------------------------------------------------- Figure 8
-def draw_curves(path: Path, losses: list[str], log: dict[int, Tensor]) -> None:
+def draw_curves(path: Path, losses: list[str], measures: dict[int, Tensor]) -> None:
     """The measures over steps: median of the seeds, the middle half of them shaded."""
     titles = {
         "modes": "modes hit, within 3 std",
@@ -390,13 +413,13 @@ def draw_curves(path: Path, losses: list[str], log: dict[int, Tensor]) -> None:
         "divergence": "divergence",
     }
     figure = Figure(figsize=(12, 2.8), layout="constrained")
-    history = torch.stack(list(log.values()))  # [steps, losses, seeds, measures]
+    history = torch.stack(list(measures.values()))  # [steps, losses, seeds, measures]
     for axes, (name, title) in zip(figure.subplots(1, 4), titles.items()):
         column = history[..., MEASURES.index(name)]
         for i, loss in enumerate(losses):
             quarter, median, three_quarters = column[:, i].quantile(torch.tensor([0.25, 0.5, 0.75]), 1)
-            axes.plot(list(log), median, label=loss, color=COLOURS[loss])
-            axes.fill_between(list(log), quarter, three_quarters, alpha=0.2, color=COLOURS[loss])
+            axes.plot(list(measures), median, label=loss, color=COLOURS[loss])
+            axes.fill_between(list(measures), quarter, three_quarters, alpha=0.2, color=COLOURS[loss])
         axes.set(xlabel="step", title=title, ylim=(0, None))
     axes.legend()
     with runs.write_file(path) as file:
@@ -404,18 +427,19 @@ def draw_curves(path: Path, losses: list[str], log: dict[int, Tensor]) -> None:
 
 
 def density(points: Tensor, grid: Tensor) -> Tensor:
-    """Gaussian kernel estimate at (x, y) = (grid[j], grid[i]) -> [i, j], not normalised.
+    """Gaussian kernel estimate at (x, y) = (grid[j], grid[i]) -> [i, j], not normalized.
 
-    The kernel's width is Scott's, std * n**(-1/6) along each axis: many times the width of a mode.
+    The kernel's width is Scott's, std * n**(-1/6) along each axis, which for points on several modes is many
+    times the width of a mode; but at least the grid's spacing, or points on one mode would fall in between.
     """
-    width_x, width_y = points.std(0).clamp_min(1e-6) * len(points) ** (-1 / 6)
+    width_x, width_y = (points.std(0) * len(points) ** (-1 / 6)).clamp_min(grid[1] - grid[0])
     kernel_x = torch.exp(-0.5 * ((grid[:, None] - points[:, 0]) / width_x) ** 2)  # [grid, n]
     kernel_y = torch.exp(-0.5 * ((grid[:, None] - points[:, 1]) / width_y) ** 2)
     return kernel_y @ kernel_x.T
 
 
-def draw_figure8(path: Path, losses: list[str], points: dict[object, Tensor], radius: float) -> None:
-    """Figure 8 from {step: points [losses, n, 2]} of the first seed, a column for each step.
+def draw_figure8(path: Path, losses: list[str], points: dict[int | str, Tensor], radius: float) -> None:
+    """Figure 8 from {step or "target": points [losses, n, 2]} of the first seed, a column for each.
 
     Two rows for each loss, the last loss above: by default the regular GAN, as in the paper. They are the
     kernel estimate, and the points themselves, which show what the wide kernel hides. Axes: +-4 radii, as the
@@ -425,14 +449,14 @@ def draw_figure8(path: Path, losses: list[str], points: dict[object, Tensor], ra
     rows = figure.subplots(2 * len(losses), len(points), squeeze=False)
     grid = torch.linspace(-4 * radius, 4 * radius, 200)
     for column, (step, of_step) in enumerate(points.items()):
-        for i, loss in enumerate(reversed(losses)):
-            xy = of_step[losses.index(loss)]
-            estimate, scatter = rows[2 * i, column], rows[2 * i + 1, column]
-            estimate.contourf(grid, grid, density(xy, grid), levels=30, cmap="Greens")
-            estimate.set(ylabel=f"{loss}\ndensity", xlabel=step)
-            scatter.scatter(*xy[:MEASURED].T, s=0.3, color=COLOURS[loss], linewidths=0)
-            scatter.set(ylabel=f"{loss}\npoints, zoomed", xlabel=step)
-            scatter.set(xlim=(-1.6 * radius, 1.6 * radius), ylim=(-1.6 * radius, 1.6 * radius))
+        for i, loss in enumerate(losses):
+            row = 2 * (len(losses) - 1 - i)
+            above, below = rows[row, column], rows[row + 1, column]
+            above.contourf(grid, grid, density(of_step[i], grid), levels=30, cmap="Greens")
+            above.set(ylabel=f"{loss}\ndensity", xlabel=step)
+            below.scatter(*of_step[i, :MEASURED].T, s=0.3, color=COLOURS[loss], linewidths=0)
+            below.set(ylabel=f"{loss}\npoints, zoomed", xlabel=step)
+            below.set(xlim=(-1.6 * radius, 1.6 * radius), ylim=(-1.6 * radius, 1.6 * radius))
     for axes in rows.flat:
         axes.set(xticks=[], yticks=[], aspect="equal")
         axes.label_outer()
@@ -491,10 +515,10 @@ def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.M
     return trained
 
 
-def arrows(D: nn.Module, points: Tensor, g_loss: Callable) -> Tensor:
-    """Minus the gradient of G's loss at points x [n, 2], same shape: where a step of G would move each."""
+def arrows(D: nn.Module, points: Tensor, loss_of_fake: Callable) -> Tensor:
+    """Minus the gradient of G's loss at points x [n, 2], same shape: the way in which it pulls each point."""
     points = points.clone().requires_grad_()
-    losses = g_loss(D(points[None])[0])  # [n], one for each point
+    losses = loss_of_fake(D(points[None])[0])  # [n], one for each point
     (gradient,) = torch.autograd.grad(losses.sum(), points)
     return -gradient
 
@@ -503,10 +527,10 @@ def figure1_numbers(discriminators: dict[str, nn.Module], near: Tensor, far: Ten
     """For each loss of G: D's mean outputs, mean lengths of arrows, share of far ones towards the data."""
     to_real = torch.tensor(CLOUD_CENTRES["real"]) - far
     numbers = {}
-    for title, (loss, g_loss) in GENERATOR_LOSSES.items():
+    for title, (loss, loss_of_fake) in GENERATOR_LOSSES.items():
         D = discriminators[loss]
-        far_arrows = arrows(D, far, g_loss)
-        near_length = arrows(D, near, g_loss).norm(dim=1).mean().item()
+        far_arrows = arrows(D, far, loss_of_fake)
+        near_length = arrows(D, near, loss_of_fake).norm(dim=1).mean().item()
         far_length = far_arrows.norm(dim=1).mean().item()
         numbers[title] = {
             "D near": D(near[None]).mean().item(),
@@ -548,17 +572,17 @@ def draw_figure1(path: Path, discriminators: dict[str, nn.Module], clouds: dict,
     """A panel for each loss of G. Each scales its arrows so that those of near fakes average 0.6."""
     figure = Figure(figsize=(12, 3.5), layout="constrained")
     panels = figure.subplots(1, 3)
-    for axes, (title, (loss, g_loss)) in zip(panels, GENERATOR_LOSSES.items()):
+    for axes, (title, (loss, loss_of_fake)) in zip(panels, GENERATOR_LOSSES.items()):
         D, row = discriminators[loss], numbers[title]
         draw_plane(axes, D, loss)
         axes.scatter(*clouds["real"][:150].T, s=22, marker="+", linewidths=0.8, color="dimgrey")
         for name, colour in (("near", "tab:blue"), ("far", "magenta")):
             points = clouds[name][:10]
-            steps = 0.6 / row["arrow near"] * arrows(D, points, g_loss)
+            steps = 0.6 / row["arrow near"] * arrows(D, points, loss_of_fake)
             style = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.006, "color": colour}
             axes.quiver(*points.T, *steps.T, **style)
             axes.scatter(*points.T, s=24, color=colour, zorder=3)
-        axes.text(1.2, -1.5, "real", color="dimgrey")
+        axes.text(0.7, -2.3, "real", color="dimgrey")
         axes.text(-3.3, -2.8, "near fakes", color="tab:blue")
         axes.text(4, -0.4, "far fakes", color="magenta")
         axes.set_title(f"{title}\n{in_words(row)}")
@@ -598,10 +622,10 @@ def save_figure(figure: Figure, path: Path) -> None:
     print(f"wrote {path}")
 
 
-def loss_curve(outputs: Tensor, g_loss: Callable) -> tuple[Tensor, Tensor]:
-    """What a fake adds to G's loss for each of D's outputs to it [n], and the derivative there, both [n]."""
+def loss_curve(outputs: Tensor, loss_of_fake: Callable) -> tuple[Tensor, Tensor]:
+    """G's loss for a single fake, and its derivative, at each of D's outputs [n] for it; both [n]."""
     outputs = outputs.clone().requires_grad_()
-    values = g_loss(outputs)
+    values = loss_of_fake(outputs)
     (slopes,) = torch.autograd.grad(values.sum(), outputs)
     return values.detach(), slopes
 
@@ -611,10 +635,10 @@ def figure2(args: Namespace) -> None:
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     outputs = torch.linspace(-6, 8, 281)
-    for (title, (loss, g_loss)), style in zip(GENERATOR_LOSSES.items(), ("-", ":", "-")):
-        values, slopes = loss_curve(outputs, g_loss)
-        left.plot(outputs, values, style, color=COLOURS[loss], label=title)
-        right.plot(outputs, slopes.abs(), style, color=COLOURS[loss], label=title)
+    for (title, (loss, loss_of_fake)), line in zip(GENERATOR_LOSSES.items(), ("-", ":", "-")):
+        values, slopes = loss_curve(outputs, loss_of_fake)
+        left.plot(outputs, values, line, color=COLOURS[loss], label=title)
+        right.plot(outputs, slopes.abs(), line, color=COLOURS[loss], label=title)
     left.set(title="what a fake adds to G's loss", xlabel="D's output for the fake", ylim=(-4, 6))
     right.set(
         title="steepness: how hard it pulls at the fake", xlabel="D's output for the fake", ylim=(-0.1, 4)
@@ -634,7 +658,7 @@ def due(step: int, every: int, last: int) -> bool:
 
 
 def make_networks(args: Namespace, device: torch.device) -> dict:
-    """All models and their optimisers, as at the beginning of a run. A seed starts equal with every loss."""
+    """All models and their optimizers, as at the beginning of a run. A seed starts equal with every loss."""
     models = len(args.losses) * args.seeds
     G = Generator(models, args.z_dim)
     D = Discriminator(models)
@@ -677,7 +701,7 @@ def show(bar: tqdm, step: int, losses: list[str], values: Tensor) -> None:
     texts = []
     for loss, of_loss in zip(losses, values.mean(1)):
         mean = dict(zip(MEASURES, of_loss.tolist()))
-        texts.append(f"{loss}: {mean['modes']:.1f} modes hit, by {mean['share']:.1%} of points")
+        texts.append(f"{loss}: {mean['modes']:.1f} modes hit, {mean['share']:.1%} of points within 3 std")
     text = "; ".join(texts)
     if bar.disable:
         print(f"step {step}  {text}", flush=True)
@@ -692,19 +716,20 @@ def train(args: Namespace) -> None:
     out = Path(args.out)
     losses = args.losses
     seeds = range(args.seed, args.seed + args.seeds)
-    centres, weights = mixture(args.layout, args.modes, args.radius, args.doubled_mode)
-    target = centres.to(device), weights.to(device), args.std
+    centres, weights, std = make_mixture(args.layout, args.modes, args.radius, args.std, args.doubled_mode)
+    target = Mixture(centres.to(device), weights.to(device), std)
 
     state = make_networks(args, device)
     G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
 
-    def save(step: int) -> None:
-        runs.save_checkpoint(out / "last.pt", state, args=runs.saved_args(args), step=step, log=log)
-
     with runs.open_run(out, args.resume), runs.catch_signals() as caught:
         start, log = restore(args, state)
-        if not log["points"]:
+        if not args.resume:
             log["points"][0] = points_of_first_seed(G, seeds)
+
+        def save(step: int) -> None:
+            runs.save_checkpoint(out / "last.pt", state, args=runs.saved_args(args), step=step, log=log)
+
         batches = draw_batches(seeds, start, args.steps, args.z_dim, target)
         update = partial(train_step, G, D, opt_g, opt_d, losses=losses, updates=args.updates)
         if args.graph:
@@ -727,7 +752,7 @@ def train(args: Namespace) -> None:
             if measured:
                 points = generate(G, seeds, MEASURED)
                 by_seed = step_losses.unflatten(0, (len(losses), len(seeds)))
-                values = torch.cat([by_seed, measure(points, *target)], -1)
+                values = torch.cat([by_seed, measure(points, target)], -1)
                 log["measures"][step] = values.cpu()
                 show(bar, step, losses, log["measures"][step])
 
@@ -744,8 +769,8 @@ def train(args: Namespace) -> None:
         write_results(out / "results.csv", losses, seeds, measures)
         write_table(out / "table.md", losses, seeds, args.steps, measures[args.steps], args.modes)
         draw_curves(out / "curves.png", losses, measures)
-        real = sample_mixture(*target, DRAWN, torch_rng(args.seed, EVALUATION, device=device)).cpu()
-        points = {**log["points"], "target": real.expand(len(losses), -1, -1)}
+        real = sample_mixture(target, DRAWN, torch_rng(args.seed, TARGET, device=device)).cpu()
+        points = {**log["points"], "target": real.expand(len(losses), -1, -1)}  # the same for every loss
         draw_figure8(out / "figure8.png", losses, points, args.radius)
         print((out / "table.md").read_text())
 

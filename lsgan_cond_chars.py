@@ -7,11 +7,11 @@
     python lsgan_cond_chars.py --classes 20 --width 32 --batch-size 32 --lr 5e-4 --steps 4000  # toys
 
 Differences from the authors' code (github.com/xudonmao/LSGAN): losses are means over the batch, theirs are
-sums (Adam hardly notices a factor). One G forward serves both updates, so G's running BN statistics move once
-a step, not twice; our running variance is the unbiased one, theirs the biased. In layers of stride 2 the
-extra row and column of padding are at the top and left, where TensorFlow's SAME has them at the bottom and
-right: the same networks turned by 180 degrees. We shuffle all data every epoch; they shuffle within a buffer
-of 1,000 pictures.
+sums (a constant factor hardly matters to Adam). One G forward serves both updates, so G's running BN
+statistics are updated once a step, not twice; our running variance is the unbiased one, theirs the biased. In
+layers of stride 2 the extra row and column of padding are at the top and left, where TensorFlow's SAME has
+them at the bottom and right: the same networks rotated by 180 degrees. We shuffle all data every epoch; they
+shuffle within a buffer of 1,000 pictures.
 D's first layer has 256 channels as in the paper, 257 in theirs. Without .gnt files named Test a fifth of
 the writers, or of the files of each class, is held out; theirs trains on all.
 """
@@ -62,7 +62,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--a", type=finite, default=0.0, help="least squares: D's target for fake (-1 in Eq. 8)")
     add("--b", type=finite, default=1.0, help="least squares: D's target for real (1 in Eq. 8)")
     add("--c", type=finite, default=1.0, help="least squares: G's target for fake (0 in Eq. 8)")
-    add = parser.add_argument_group("optimiser").add_argument
+    add = parser.add_argument_group("optimizer").add_argument
     add("--lr", type=at_least(0, float), default=2e-4, help="learning rate, for G and D")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
     add("--batch-size", type=at_least(1), default=64, help="pictures a step, over all processes")
@@ -124,17 +124,17 @@ def torch_rng(seed: int, stream: int, step: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int(rng(seed, stream, step).integers(2**32)))
 
 
-def noise(n: int, z_dim: int, seed: int, stream: int, step: int) -> Tensor:
-    """z [n, z_dim], uniform(-1, 1); drawn on the CPU, so the same on every device."""
-    return torch.from_numpy(rng(seed, stream, step).random((n, z_dim), dtype=np.float32) * 2 - 1)
+def noise(n: int, dim: int, seed: int, stream: int, step: int) -> Tensor:
+    """Noise [n, dim], such as z, uniform(-1, 1); drawn on the CPU, so the same on every device."""
+    return torch.from_numpy(rng(seed, stream, step).random((n, dim), dtype=np.float32) * 2 - 1)
 
 
 # ---------------------------------------------------------------- data
 def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) -> Iterator[Tensor]:
-    """Yields this process's share of the indices of the pictures of step start + 1, start + 2, and so on.
+    """Yields this process's share of the picture indices of step start + 1, start + 2, and so on, endlessly.
 
     Every epoch is a new permutation of the n pictures, a function of (seed, epoch), and drops its last
-    partial batch. So the batch of a step does not depend on where training started.
+    partial batch; batch_size is n or less. So the batch of a step does not depend on where training started.
     """
     per_epoch = n // batch_size
     epoch, position = divmod(start, per_epoch)
@@ -151,7 +151,8 @@ def load_batches(
     """Yields batches, uint8 [B, 28, 28] and int64 [B], from pictures and labels that are on the device."""
     for indices in order:
         indices = runs.to_device(indices, pictures.device)
-        yield pictures.index_select(0, indices), labels[indices]  # for pictures faster than [] on a CPU
+        # index_select: faster than [] on a CPU
+        yield pictures.index_select(0, indices), labels.index_select(0, indices)
 
 
 # ---------------------------------------------------------------- networks
@@ -173,8 +174,9 @@ class Generator(nn.Module):
         self.deconv3 = nn.ConvTranspose2d(w, 1, 5, stride=2, padding=2, output_padding=1)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        label = self.phi(y) + self.phi_bias  # Phi(y) [B, 256]: a linear layer on the one-hot label
-        h = F.relu(self.bn1(self.fc1(torch.cat([z, label], 1)))).unflatten(1, (-1, 7, 7))  # 128 x 7 x 7
+        phi_y = self.phi(y) + self.phi_bias  # [B, 256]: a linear layer on the one-hot label
+        h = self.fc1(torch.cat([z, phi_y], 1))
+        h = F.relu(self.bn1(h)).unflatten(1, (-1, 7, 7))  # 128 x 7 x 7
         h = F.relu(self.bn2(self.deconv2(h)))  # 128 x 14 x 14
         return self.deconv3(h).sigmoid()  # 1 x 28 x 28
 
@@ -206,27 +208,29 @@ class Discriminator(nn.Module):
         self.fc4 = LastLinear(w3 + w, 1)  # no sigmoid: least squares regresses onto a and b
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        label = self.phi(y) + self.phi_bias  # Phi(y) [B, 256]
+        phi_y = self.phi(y) + self.phi_bias  # [B, 256]: a linear layer on the one-hot label
         h = F.leaky_relu(self.conv1(x), 0.2)  # 256 x 14 x 14, no BN
-        h = F.leaky_relu(self.bn2(self.conv2_with_label(h, label)), 0.2)  # 320 x 7 x 7
-        h = F.leaky_relu(self.bn3(self.fc3(torch.cat([h.flatten(1), label], 1))), 0.2)  # 1024
-        return self.fc4(torch.cat([h, label], 1)).flatten(0)
+        h = self.conv2_of_both(h, phi_y)
+        h = F.leaky_relu(self.bn2(h), 0.2)  # 320 x 7 x 7
+        h = self.fc3(torch.cat([h.flatten(1), phi_y], 1))
+        h = F.leaky_relu(self.bn3(h), 0.2)  # 1024
+        return self.fc4(torch.cat([h, phi_y], 1)).flatten(0)
 
-    def conv2_with_label(self, h: Tensor, label: Tensor) -> Tensor:
-        """conv2 of features h [B, 256, 14, 14] and a label [B, 256] repeated over the 14 x 14 pixels.
+    def conv2_of_both(self, h: Tensor, phi_y: Tensor) -> Tensor:
+        """conv2 of features h [B, 256, 14, 14] and of phi_y [B, 256], repeated over the 14 x 14 pixels.
 
-        Equal to self.conv2(torch.cat([h, label[:, :, None, None].expand(-1, -1, 14, 14)], 1)), with half the
-        arithmetic. A convolution is linear in its input channels, so h and label can be convolved apart and
+        Equal to self.conv2(torch.cat([h, phi_y[:, :, None, None].expand(-1, -1, 14, 14)], 1)), with half the
+        arithmetic. A convolution is linear in its input channels, so the two can be convolved apart and
         added. In a constant map each of the kernel's 25 positions adds the same number to every pixel of the
         output, or nothing where it lies on the padding.
         """
-        kernel_h, kernel_label = self.conv2.weight.chunk(2, dim=1)
+        kernel_h, kernel_phi = self.conv2.weight.chunk(2, dim=1)
+        from_h = F.conv2d(h, kernel_h, self.conv2.bias, stride=2, padding=2)
         # 320 x 25 for each picture: what each position of the kernel adds
-        added = torch.einsum("bi,oikl->bokl", label, kernel_label).flatten(2)
+        per_position = torch.einsum("bi,oikl->bokl", phi_y, kernel_phi).flatten(2)
         # 25 x 49: for each position of the kernel and pixel of the output 1, or 0 on the padding
         inside = F.unfold(torch.ones_like(h[:1, :1]), 5, padding=2, stride=2)
-        from_label = (added @ inside).unflatten(2, (7, 7))
-        return F.conv2d(h, kernel_h, self.conv2.bias, stride=2, padding=2) + from_label
+        return from_h + (per_position @ inside).view_as(from_h)
 
 
 def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -242,7 +246,7 @@ def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> No
 
 # ---------------------------------------------------------------- loss
 def discriminator_loss(d_real: Tensor, d_fake: Tensor, a=0.0, b=1.0, loss="ls") -> Tensor:
-    """What D minimises. ls: the first line of Eq. 10. sigmoid: Eq. 1, the cross entropy of logits."""
+    """What D minimizes. ls: the first line of Eq. 10. sigmoid: Eq. 1, the cross entropy of logits."""
     if loss == "ls":
         return 0.5 * (d_real - b).square().mean() + 0.5 * (d_fake - a).square().mean()
     if loss == "sigmoid":
@@ -251,7 +255,7 @@ def discriminator_loss(d_real: Tensor, d_fake: Tensor, a=0.0, b=1.0, loss="ls") 
 
 
 def generator_loss(d_fake: Tensor, c=1.0, loss="ls") -> Tensor:
-    """What G minimises. ls: the second line of Eq. 10. sigmoid: the non-saturating -log sigmoid(D(G(z)))."""
+    """What G minimizes. ls: the second line of Eq. 10. sigmoid: the non-saturating -log sigmoid(D(G(z)))."""
     if loss == "ls":
         return 0.5 * (d_fake - c).square().mean()
     if loss == "sigmoid":
@@ -293,7 +297,7 @@ def train_step(G, D, opt_g, opt_d, real, z, y, loss="ls", a=0.0, b=1.0, c=1.0, a
 # ---------------------------------------------------------------- sampling and figures
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-    """uint8 pictures [n, H, W, channels] on the CPU, in eval mode: each depends on its own z only."""
+    """uint8 pictures [n, H, W, channels] on the CPU, in eval mode: each depends on its own z and y only."""
     was_training = G.training
     G.eval()
     images = G.forward(z, y)  # stays eager where G.compile() was called
@@ -365,7 +369,7 @@ def sample(args: Namespace) -> None:
         np.save(file, y.flatten().numpy())
     columns = len(args.text) if args.text else 8
     save_grid(pictures[:64].flatten(0, 1), out / "grid.png", columns)
-    print(f"wrote {out / 'samples.npy'} ({y.numel()} pictures), labels.npy and grid.png")
+    print(f"wrote {out / 'samples.npy'} ({y.numel()} pictures), {out / 'labels.npy'} and {out / 'grid.png'}")
 
 
 def load_class_names(path: str) -> list[str]:
@@ -377,12 +381,15 @@ def load_class_names(path: str) -> list[str]:
 
 
 def choose_labels(args: Namespace, class_names: list[str], n: int) -> Tensor:
-    """int64 [n, k]: n times the k characters of --text; without it [n, 1], all classes in a random order."""
+    """Class ids, int64: with --text of k characters [n, k], that text n times.
+
+    Without it [n, 1]: all classes in a random order, repeated as needed.
+    """
     if not args.text:
         order = torch.from_numpy(rng(args.seed, CLASSES).permutation(len(class_names)))
         repeated = order.repeat(n // len(class_names) + 1)
         return repeated[:n].unsqueeze(1)
-    unknown = [repr(character) for character in args.text if character not in class_names]
+    unknown = [repr(character) for character in dict.fromkeys(args.text) if character not in class_names]
     if unknown:
         known = " ".join(class_names[:20]) + (" ..." if len(class_names) > 20 else "")
         classes = f"the {len(class_names)} classes of {args.sample}: {known}"
@@ -392,7 +399,7 @@ def choose_labels(args: Namespace, class_names: list[str], n: int) -> Tensor:
 
 # ---------------------------------------------------------------- train
 def ema_with_warm_up(decay: float) -> Callable:
-    """For AveragedModel's multi_avg_fn, whose first update copies G: the n-th after it has the decay
+    """For AveragedModel's multi_avg_fn. The first update copies G; the n-th after it has the decay
     min(decay, (1 + n) / (10 + n)).
 
     That is TensorFlow's rule (num_updates). With the full decay from the start the first step's weights and
@@ -407,14 +414,14 @@ def ema_with_warm_up(decay: float) -> Callable:
 
 
 def make_networks(args: Namespace, classes: int, device: torch.device, world: int) -> dict:
-    """G, D and their optimisers, and with --ema the average of G, as at the beginning of a run."""
+    """G, D and their optimizers, and with --ema the average of G, as at the beginning of a run."""
     # fork_rng: new layers draw from the global generator, which is left as it was.
     with torch.random.fork_rng(devices=[]):
         G = Generator(classes, args.width, args.z_dim)
         D = Discriminator(classes, args.width)
     init_weights(G, torch_rng(args.seed, INIT_G))
     init_weights(D, torch_rng(args.seed, INIT_D))
-    if world > 1 and device.type == "cuda":  # N GPUs then equal one
+    if world > 1 and device.type == "cuda":  # so that N GPUs compute what one would
         G = nn.SyncBatchNorm.convert_sync_batchnorm(G)
         D = nn.SyncBatchNorm.convert_sync_batchnorm(D)
     G.to(device, memory_format=torch.channels_last)
@@ -483,23 +490,24 @@ def train(args: Namespace) -> None:
     share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
     out = Path(args.out)
 
-    def save(name: str, step: int) -> None:
-        runs.check_finite(step, out, [*G.parameters(), *D.parameters()])
-        runs.save_checkpoint(
-            out / name,
-            state,
-            args=runs.saved_args(args),
-            step=step,
-            log=log_rows,
-            data=characters.fingerprint,
-            class_names=characters.class_names,
-        )
-
     with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
         start, log_rows = runs.restore(args, state, characters.fingerprint)
         order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
         batches = load_batches(pictures, labels, order)
-        update = make_update(args, state, device)
+        update = make_update(args, state, device)  # after restore: see runs.Graph
+
+        def save(name: str, step: int) -> None:
+            runs.check_finite(step, out, [*G.parameters(), *D.parameters()])
+            runs.save_checkpoint(
+                out / name,
+                state,
+                args=runs.saved_args(args),
+                step=step,
+                log=log_rows,
+                data=characters.fingerprint,
+                class_names=characters.class_names,
+            )
+
         if rank == 0:
             save("last.pt", start)  # first of all, so that a run stopped at any moment can be resumed
             runs.write_args_and_log(out, args, log_rows)
@@ -534,7 +542,7 @@ def train(args: Namespace) -> None:
             if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
                 # After this step's grid and step_N.pt, which a run resumed from here would not make again
                 save("last.pt", step)
-                runs.save_curves(out / "log.csv")
+                runs.save_curves(out / "curves.png", log_rows)
                 runs.save_progress(out / "samples")
 
             if stopped:

@@ -7,11 +7,11 @@
     python lsgan_scenes.py --size 32 --width 24 --batch-size 32 --z-dim 64 --lr 5e-4 --ema 0.99 --steps 2000
 
 Differences from the authors' code (github.com/xudonmao/LSGAN): losses are means over the batch, theirs are
-sums (Adam hardly notices a factor). One G forward serves both updates, so G's running BN statistics move once
-a step, not twice; our running variance is the unbiased one, theirs the biased. In layers of stride 2 the
-extra row and column of padding are at the top and left, where TensorFlow's SAME has them at the bottom and
-right: the same networks turned by 180 degrees. We shuffle all data every epoch; they shuffle within a buffer
-of 1,000 pictures.
+sums (a constant factor hardly matters to Adam). One G forward serves both updates, so G's running BN
+statistics are updated once a step, not twice; our running variance is the unbiased one, theirs the biased. In
+layers of stride 2 the extra row and column of padding are at the top and left, where TensorFlow's SAME has
+them at the bottom and right: the same networks rotated by 180 degrees. We shuffle all data every epoch; they
+shuffle within a buffer of 1,000 pictures.
 """
 
 import os
@@ -68,7 +68,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--a", type=finite, default=0.0, help="least squares: D's target for fake (-1 in Eq. 8)")
     add("--b", type=finite, default=1.0, help="least squares: D's target for real (1 in Eq. 8)")
     add("--c", type=finite, default=1.0, help="least squares: G's target for fake (0 in Eq. 8)")
-    add = parser.add_argument_group("optimiser").add_argument
+    add = parser.add_argument_group("optimizer").add_argument
     add("--lr", type=at_least(0, float), default=1e-3, help="learning rate, for G and D")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
     add("--batch-size", type=at_least(1), default=64, help="pictures a step, over all processes")
@@ -126,17 +126,17 @@ def torch_rng(seed: int, stream: int, step: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int(rng(seed, stream, step).integers(2**32)))
 
 
-def noise(n: int, z_dim: int, seed: int, stream: int, step: int) -> Tensor:
-    """z [n, z_dim], uniform(-1, 1); drawn on the CPU, so the same on every device."""
-    return torch.from_numpy(rng(seed, stream, step).random((n, z_dim), dtype=np.float32) * 2 - 1)
+def noise(n: int, dim: int, seed: int, stream: int, step: int) -> Tensor:
+    """Noise [n, dim], such as z, uniform(-1, 1); drawn on the CPU, so the same on every device."""
+    return torch.from_numpy(rng(seed, stream, step).random((n, dim), dtype=np.float32) * 2 - 1)
 
 
 # ---------------------------------------------------------------- data
 def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) -> Iterator[Tensor]:
-    """Yields this process's share of the indices of the pictures of step start + 1, start + 2, and so on.
+    """Yields this process's share of the picture indices of step start + 1, start + 2, and so on, endlessly.
 
     Every epoch is a new permutation of the n pictures, a function of (seed, epoch), and drops its last
-    partial batch. So the batch of a step does not depend on where training started.
+    partial batch; batch_size is n or less. So the batch of a step does not depend on where training started.
     """
     per_epoch = n // batch_size
     epoch, position = divmod(start, per_epoch)
@@ -168,7 +168,7 @@ def load_batches(
         for batch in loader:
             yield batch.to(device, non_blocking=True)
     except (ConnectionError, EOFError):
-        # A worker has died. PyTorch's signal handler, which interrupts the sleep, has the better message.
+        # A worker has died. PyTorch's signal handler has the better message: give it time to raise that.
         time.sleep(1)
         raise
 
@@ -254,7 +254,7 @@ def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> No
 
 # ---------------------------------------------------------------- loss
 def discriminator_loss(d_real: Tensor, d_fake: Tensor, a=0.0, b=1.0, loss="ls") -> Tensor:
-    """What D minimises. ls: the first line of Eq. 2. sigmoid: Eq. 1, the cross entropy of logits."""
+    """What D minimizes. ls: the first line of Eq. 2. sigmoid: Eq. 1, the cross entropy of logits."""
     if loss == "ls":
         return 0.5 * (d_real - b).square().mean() + 0.5 * (d_fake - a).square().mean()
     if loss == "sigmoid":
@@ -263,7 +263,7 @@ def discriminator_loss(d_real: Tensor, d_fake: Tensor, a=0.0, b=1.0, loss="ls") 
 
 
 def generator_loss(d_fake: Tensor, c=1.0, loss="ls") -> Tensor:
-    """What G minimises. ls: the second line of Eq. 2. sigmoid: the non-saturating -log sigmoid(D(G(z)))."""
+    """What G minimizes. ls: the second line of Eq. 2. sigmoid: the non-saturating -log sigmoid(D(G(z)))."""
     if loss == "ls":
         return 0.5 * (d_fake - c).square().mean()
     if loss == "sigmoid":
@@ -273,11 +273,11 @@ def generator_loss(d_fake: Tensor, c=1.0, loss="ls") -> Tensor:
 
 # ---------------------------------------------------------------- augmentation
 def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
-    """DiffAugment (Zhao et al. 2020) and flips, for real and fake alike, so that D cannot memorise pictures.
+    """DiffAugment (Zhao et al. 2020) and flips, for real and fake alike, so that D cannot memorize pictures.
 
     images: [B, C, size, size] in [-1, 1]. u: [B, 8], uniform(-1, 1), the random numbers of each picture.
-    strength: 0 leaves the images as they are, to rounding; 1 is that of DiffAugment, and the ranges in the
-    comments are its. Differentiable with respect to the images.
+    strength: 0 leaves the images as they are, to rounding; 1 gives the ranges in the comments, DiffAugment's
+    own. Differentiable with respect to the images.
     """
     n, size = images.shape[0], images.shape[-1]
     brightness, saturation, contrast, flip, down, right, cutout_y, cutout_x = u.unbind(1)  # [B] each
@@ -289,8 +289,8 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     mean = images.mean((1, 2, 3), keepdim=True)
     images = mean + (1 + 0.5 * strength * contrast[:, None, None, None]) * (images - mean)
 
-    # Shifts by whole pixels, up to an eighth of the picture, and flips of every other one. rows[b, i]: which
-    # row of the padded image b becomes row i of the result; columns likewise.
+    # Shifts by whole pixels, up to an eighth of the picture, and left-right flips of half of the pictures.
+    # rows[b, i]: which row of the padded image b becomes row i of the result; columns likewise.
     max_shift = round(strength * size / 8)
     padded = F.pad(images, [max_shift] * 4).permute(0, 2, 3, 1)
     pixel = torch.arange(size, device=images.device)
@@ -301,8 +301,8 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     columns = max_shift + pixel - shift_x[:, None]
     flipped = (flip[:, None] + 1) / 2 < strength / 2  # (flip + 1) / 2 is uniform in (0, 1)
     columns = torch.where(flipped, columns.flip(1), columns)
-    picture = torch.arange(n, device=images.device)
-    images = padded[picture[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    batch_index = torch.arange(n, device=images.device)
+    images = padded[batch_index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     # Cutout: a grey square, half the picture's side, with its centre anywhere in the picture.
     centre_y = size * (cutout_y + 1) / 2
@@ -403,7 +403,7 @@ def sample(args: Namespace) -> None:
 
 # ---------------------------------------------------------------- train
 def ema_with_warm_up(decay: float) -> Callable:
-    """For AveragedModel's multi_avg_fn, whose first update copies G: the n-th after it has the decay
+    """For AveragedModel's multi_avg_fn. The first update copies G; the n-th after it has the decay
     min(decay, (1 + n) / (10 + n)).
 
     That is TensorFlow's rule (num_updates). With the full decay from the start the first step's weights and
@@ -418,14 +418,14 @@ def ema_with_warm_up(decay: float) -> Callable:
 
 
 def make_networks(args: Namespace, device: torch.device, world: int) -> dict:
-    """G, D and their optimisers, and with --ema the average of G, as at the beginning of a run."""
+    """G, D and their optimizers, and with --ema the average of G, as at the beginning of a run."""
     # fork_rng: new layers draw from the global generator, which is left as it was.
     with torch.random.fork_rng(devices=[]):
         G = Generator(args.size, args.width, args.z_dim)
         D = Discriminator(args.size, args.width)
     init_weights(G, torch_rng(args.seed, INIT_G))
     init_weights(D, torch_rng(args.seed, INIT_D))
-    if world > 1 and device.type == "cuda":  # N GPUs then equal one
+    if world > 1 and device.type == "cuda":  # so that N GPUs compute what one would
         G = nn.SyncBatchNorm.convert_sync_batchnorm(G)
         D = nn.SyncBatchNorm.convert_sync_batchnorm(D)
     G.to(device, memory_format=torch.channels_last)
@@ -502,17 +502,18 @@ def train(args: Namespace) -> None:
     share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
     out = Path(args.out)
 
-    def save(name: str, step: int) -> None:
-        runs.check_finite(step, out, [*G.parameters(), *D.parameters()])
-        runs.save_checkpoint(
-            out / name, state, args=runs.saved_args(args), step=step, log=log_rows, data=fingerprint
-        )
-
     with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
         start, log_rows = runs.restore(args, state, fingerprint)
         order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
         batches = load_batches(pictures, order, device, args.workers)
-        update = make_update(args, state, device)
+        update = make_update(args, state, device)  # after restore: see runs.Graph
+
+        def save(name: str, step: int) -> None:
+            runs.check_finite(step, out, [*G.parameters(), *D.parameters()])
+            runs.save_checkpoint(
+                out / name, state, args=runs.saved_args(args), step=step, log=log_rows, data=fingerprint
+            )
+
         if rank == 0:
             save("last.pt", start)  # first of all, so that a run stopped at any moment can be resumed
             runs.write_args_and_log(out, args, log_rows)
@@ -546,7 +547,7 @@ def train(args: Namespace) -> None:
             if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
                 # After this step's grid and step_N.pt, which a run resumed from here would not make again
                 save("last.pt", step)
-                runs.save_curves(out / "log.csv")
+                runs.save_curves(out / "curves.png", log_rows)
                 runs.save_progress(out / "samples")
 
             if stopped:

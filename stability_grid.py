@@ -49,7 +49,7 @@ from data.score import compare, features, load_classifier, make_extractor, split
 
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 # Independent streams of random numbers
-INIT_G, INIT_D, Z, GRID = range(4)
+INIT_G, INIT_D, Z, FIXED_Z = range(4)
 ORDER = 1000  # apart, so that the range above can grow without changing it
 SETTINGS = {  # (G has BN, D has BN); the first two are the paper's BN_G and BN_GD
     "bn_g": (False, True),
@@ -82,8 +82,9 @@ FIXED = (  # arguments that --resume may not change: all cells of a grid are mad
     "lr",
     "beta1",
     "batch_size",
+    "tf32",
 )
-FEATURES = {"random": 64, "classifier": 128, "inception": 2048}  # how many an extractor of data.score makes
+FEATURES = {"random": 64, "classifier": 128, "inception": 2048}  # feature extractor: number of features
 QUICK = (
     "--size 32 --width 16 --z-dim 64 --lr 1e-3 --batch-size 16 --steps 1600 --seeds 2 --sample-every 400"
 ).split()
@@ -122,14 +123,18 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--optimizers", type=some_of(["adam", "rmsprop"]), default="adam,rmsprop", help="any of adam,rmsprop")
     add("--losses", type=some_of(list(LOSSES)), default="ls,sigmoid", help=f"any of {','.join(LOSSES)}")
     add("--seeds", type=at_least(1), default=10, help="train this many seeds, the first of which is --seed")
-    add("--extractor", choices=list(FEATURES), help="of the features; unset: classifier if there are labels")
+    add(
+        "--extractor",
+        choices=list(FEATURES),
+        help="feature extractor for FID; unset: classifier if there are labels",
+    )
     # For --help only; below, QUICK takes its place.
     add("--quick", action="store_true", default=argparse.SUPPRESS, help=f"short for {' '.join(QUICK)}")
     add = parser.add_argument_group("model").add_argument
     add("--size", type=multiple_of(16), default=64, help="side of the pictures, a multiple of 16")
     add("--width", type=at_least(1), default=64, help="channels of D's first layer; scales all others")
     add("--z-dim", type=at_least(1), default=1024, help="dimension of the noise z")
-    add = parser.add_argument_group("optimiser").add_argument
+    add = parser.add_argument_group("optimizer").add_argument
     add("--rmsprop", choices=["tf", "torch"], default="tf", help="TensorFlow's RMSProp, or PyTorch's")
     add("--lr", type=at_least(0, float), default=2e-4, help="learning rate, for G and D")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
@@ -178,17 +183,17 @@ def torch_rng(seed: int, stream: int, step: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int(rng(seed, stream, step).integers(2**32)))
 
 
-def noise(n: int, z_dim: int, seed: int, stream: int, step: int) -> Tensor:
-    """z [n, z_dim], uniform(-1, 1); drawn on the CPU, so the same on every device."""
-    return torch.from_numpy(rng(seed, stream, step).random((n, z_dim), dtype=np.float32) * 2 - 1)
+def noise(n: int, dim: int, seed: int, stream: int, step: int) -> Tensor:
+    """Noise [n, dim], such as z, uniform(-1, 1); drawn on the CPU, so the same on every device."""
+    return torch.from_numpy(rng(seed, stream, step).random((n, dim), dtype=np.float32) * 2 - 1)
 
 
 # ---------------------------------------------------------------- data
 def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) -> Iterator[Tensor]:
-    """Yields this process's share of the indices of the pictures of step start + 1, start + 2, and so on.
+    """Yields this process's share of the picture indices of step start + 1, start + 2, and so on, endlessly.
 
     Every epoch is a new permutation of the n pictures, a function of (seed, epoch), and drops its last
-    partial batch. So the batch of a step does not depend on where training started.
+    partial batch; batch_size is n or less. So the batch of a step does not depend on where training started.
     """
     per_epoch = n // batch_size
     epoch, position = divmod(start, per_epoch)
@@ -220,7 +225,7 @@ def load_batches(
         for batch in loader:
             yield batch.to(device, non_blocking=True)
     except (ConnectionError, EOFError):
-        # A worker has died. PyTorch's signal handler, which interrupts the sleep, has the better message.
+        # A worker has died. PyTorch's signal handler has the better message: give it time to raise that.
         time.sleep(1)
         raise
 
@@ -291,7 +296,7 @@ def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> No
 
 # ---------------------------------------------------------------- loss
 def discriminator_loss(d_real: Tensor, d_fake: Tensor, a=0.0, b=1.0, loss="ls") -> Tensor:
-    """What D minimises. ls: the first line of Eq. 2. sigmoid: Eq. 1, the cross entropy of logits."""
+    """What D minimizes. ls: the first line of Eq. 2. sigmoid: Eq. 1, the cross entropy of logits."""
     if loss == "ls":
         return 0.5 * (d_real - b).square().mean() + 0.5 * (d_fake - a).square().mean()
     if loss == "sigmoid":
@@ -300,7 +305,7 @@ def discriminator_loss(d_real: Tensor, d_fake: Tensor, a=0.0, b=1.0, loss="ls") 
 
 
 def generator_loss(d_fake: Tensor, c=1.0, loss="ls") -> Tensor:
-    """What G minimises. ls: the second line of Eq. 2. sigmoid: the non-saturating -log sigmoid(D(G(z)))."""
+    """What G minimizes. ls: the second line of Eq. 2. sigmoid: the non-saturating -log sigmoid(D(G(z)))."""
     if loss == "ls":
         return 0.5 * (d_fake - c).square().mean()
     if loss == "sigmoid":
@@ -308,7 +313,7 @@ def generator_loss(d_fake: Tensor, c=1.0, loss="ls") -> Tensor:
     raise ValueError(f"loss must be ls or sigmoid, not {loss!r}")
 
 
-# ---------------------------------------------------------------- optimisers
+# ---------------------------------------------------------------- optimizers
 class TFRMSprop(torch.optim.Optimizer):
     """RMSProp by TensorFlow's rule: ms <- 0.9 ms + 0.1 g**2, then p <- p - lr g / sqrt(ms + 1e-10).
 
@@ -335,12 +340,16 @@ class TFRMSprop(torch.optim.Optimizer):
 
 
 def make_optimizer(params, name="adam", lr=2e-4, beta1=0.5, rmsprop="tf", scale=1.0) -> torch.optim.Optimizer:
-    """Adam, or RMSProp by TensorFlow's rule (for scale see TFRMSprop) or by PyTorch's."""
+    """Adam, or RMSProp by TensorFlow's rule (for scale see TFRMSprop) or by PyTorch's (decay 0.99)."""
     if name == "adam":
         return torch.optim.Adam(params, lr, betas=(beta1, 0.999), fused=True)
+    if name != "rmsprop":
+        raise ValueError(f"name must be adam or rmsprop, not {name!r}")
     if rmsprop == "tf":
         return TFRMSprop(params, lr, scale=scale)
-    return torch.optim.RMSprop(params, lr)
+    if rmsprop == "torch":
+        return torch.optim.RMSprop(params, lr)
+    raise ValueError(f"rmsprop must be tf or torch, not {rmsprop!r}")
 
 
 # ---------------------------------------------------------------- training step
@@ -398,10 +407,15 @@ RULE = (
 
 
 def verdict(fid: float, diversity: float, real: float, untrained: float) -> str:
-    """RULE. real and untrained: the FID of other real pictures, and of an untrained generator's."""
+    """Applies RULE: one of VERDICTS.
+
+    fid, diversity: of generated pictures, as data.score.compare gives them. real, untrained: the FID of other
+    real pictures and of an untrained generator, the first below the second.
+    """
     if not (math.isfinite(fid) and math.isfinite(diversity)):
         return "diverged"
-    relative = math.log(max(fid, 1e-9) / real) / math.log(untrained / real)
+    fid = max(fid, 1e-9)  # rounding can make it negative
+    relative = math.log(fid / real) / math.log(untrained / real)
     if relative < 0.95 and diversity < 0.5:
         return "collapsed"
     if relative < 0.3:
@@ -448,10 +462,12 @@ class Judge:
         else:
             self.extractor = make_extractor(kind, args.size)
         self.device = device
-        self.n = max(4 * FEATURES[kind], min(len(pictures) // 2, 512))  # for FID: 4 pictures a feature
-        some = np.linspace(0, len(pictures) - 1, 2 * self.n).astype(int)  # n to compare with, n others
-        self.real_features = features(Subset(pictures, some[::2]), self.extractor, device)
-        self.fid_real = max(self.measure(Subset(pictures, some[1::2]))["FID"], 1e-9)
+        # At least 4 pictures a feature, which FID needs. choose_extractor sees to it that there are 2n.
+        self.n = max(4 * FEATURES[kind], min(len(pictures) // 2, 512))
+        indices = np.linspace(0, len(pictures) - 1, 2 * self.n).astype(int)
+        reference, others = Subset(pictures, indices[::2]), Subset(pictures, indices[1::2])
+        self.real_features = features(reference, self.extractor, device)
+        self.fid_real = max(self.measure(others)["FID"], 1e-9)
         self.fid_untrained = self.measure(draw_untrained(self.n, args))["FID"]
         if not self.fid_real < self.fid_untrained:
             raise DataError(
@@ -469,7 +485,7 @@ class Judge:
         return verdict(log["FID"][-1], log["diversity"][-1], self.fid_real, self.fid_untrained)
 
     def describe(self) -> str:
-        """What all verdicts rest on."""
+        """As text: the number of pictures, the extractor, the two FIDs to compare with, and RULE."""
         return (
             f"{self.n:,} pictures a cell against as many real ones, by {self.extractor.title}. FID: other"
             f" real pictures {self.fid_real:.3g}, an untrained generator {self.fid_untrained:.3g}. {RULE}"
@@ -477,8 +493,8 @@ class Judge:
 
 
 # ---------------------------------------------------------------- cells
-LOSS_COLUMNS = ("step", "d_loss", "g_loss", "d_real", "d_fake")
-COLUMNS = (*LOSS_COLUMNS, "FID", "KID", "IS", "precision", "recall", "diversity")
+LOSSES_OF_A_STEP = ("d_loss", "g_loss", "d_real", "d_fake")  # what train_step returns
+COLUMNS = ("step", *LOSSES_OF_A_STEP, "FID", "KID", "IS", "precision", "recall", "diversity")
 
 
 class Cell(NamedTuple):
@@ -505,7 +521,7 @@ class Run:
 
 def folder(out: Path | str, cell: Cell) -> Path:
     """Where the files of a cell are."""
-    return Path(out, "{}-{}-{}-seed{}".format(*cell))
+    return Path(out, f"{cell.setting}-{cell.optimizer}-{cell.loss}-seed{cell.seed}")
 
 
 def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
@@ -514,26 +530,25 @@ def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
     with torch.random.fork_rng(devices=[]):  # new layers draw weights from the global generator
         G = Generator(args.size, args.width, args.z_dim, g_has_bn)
         D = Discriminator(args.size, args.width, d_has_bn)
-    state = {"G": G, "D": D}
-    # Over a batch the authors average the sigmoid loss and sum least squares; we average both.
-    scale = 1 if cell.loss == "sigmoid" else args.batch_size
-    for net, stream, name in ((G, INIT_G, "opt_g"), (D, INIT_D, "opt_d")):
+    for net, stream in ((G, INIT_G), (D, INIT_D)):
         init_weights(net, torch_rng(cell.seed, stream))
         init_gamma(net, cell.seed, stream)
         net.to(device, memory_format=torch.channels_last)
-        state[name] = make_optimizer(
-            net.parameters(), cell.optimizer, args.lr, args.beta1, args.rmsprop, scale
-        )
+    # Over a batch the authors average the sigmoid loss and sum least squares; we average both.
+    scale = 1 if cell.loss == "sigmoid" else args.batch_size
+    settings = cell.optimizer, args.lr, args.beta1, args.rmsprop, scale
+    opt_g = make_optimizer(G.parameters(), *settings)
+    opt_d = make_optimizer(D.parameters(), *settings)
+    state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
     step, rows = 0, [",".join(COLUMNS) + "\n"]
     path = folder(args.out, cell) / "last.pt"
     if path.exists():
         checkpoint = runs.load_checkpoint(path, state)
         step, rows = checkpoint["step"], checkpoint["log"]
 
-    optimizers = state["opt_g"], state["opt_d"]
-    update = partial(train_step, G, D, *optimizers, **LOSSES[cell.loss])
+    update = partial(train_step, G, D, opt_g, opt_d, **LOSSES[cell.loss])
     if args.graph:
-        update = runs.Graph(update, optimizers, device)
+        update = runs.Graph(update, [opt_g, opt_d], device)
     run = Run(cell, path.parent, state, update, step, rows)
     if step > 0:
         write_log(run)  # a kill may have come between checkpoint and log
@@ -548,7 +563,7 @@ def draw_untrained(n: int, args: Namespace) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         G = Generator(args.size, args.width, args.z_dim)
     init_weights(G, torch_rng(0, INIT_G))
-    return generate_all(G, noise(n, args.z_dim, 0, GRID, 0))
+    return generate_all(G, noise(n, args.z_dim, 0, FIXED_Z, 0))
 
 
 def generate_all(G: nn.Module, z: Tensor) -> Tensor:
@@ -585,20 +600,23 @@ def write_log(run: Run) -> None:
 
 
 def add_row(run: Run, measured: dict[str, float]) -> None:
-    """Adds what was measured at this step to the log and shows it; what is missing there is nan."""
-    row = dict(zip(LOSS_COLUMNS, [run.step, *run.losses.tolist()])) | measured
-    values = [row.get(name, math.nan) for name in COLUMNS]
-    texts = [str(run.step), *(f"{value:.7g}" for value in values[1:])]
-    run.rows.append(",".join(texts) + "\n")
-    shown = [f"{name} {value:.4g}" for name, value in zip(COLUMNS, values) if not math.isnan(value)]
-    tqdm.write("  ".join([run.folder.name, *shown]))
+    """Adds the losses and what was measured at this step to the log, nan for what was not, and shows it."""
+    found = dict(zip(LOSSES_OF_A_STEP, run.losses.tolist())) | measured
+    row, shown = [str(run.step)], [run.folder.name, f"step {run.step}"]
+    for name in COLUMNS[1:]:
+        value = found.get(name, math.nan)
+        row.append(f"{value:.7g}")
+        if not math.isnan(value):
+            shown.append(f"{name} {value:.4g}")
+    run.rows.append(",".join(row) + "\n")
+    tqdm.write("  ".join(shown))
 
 
-def record(run: Run, grid_z: Tensor, judge: Judge, args: Namespace) -> bool:
-    """Judges the pictures of grid_z, saves the cell and adds to its log. Returns False if it has diverged."""
+def record(run: Run, fixed_z: Tensor, judge: Judge, args: Namespace) -> bool:
+    """Judges the pictures of fixed_z, saves the cell and adds to its log. False if the cell is not finite."""
     finite = is_finite(run)
     if finite:
-        fakes = generate_all(run.state["G"], grid_z)
+        fakes = generate_all(run.state["G"], fixed_z)
         save_grid(fakes[:64], run.folder / "samples" / f"step_{run.step:08}.png")
         add_row(run, judge.measure(fakes))
         save_cell(run, args)
@@ -617,12 +635,12 @@ def train_cells(
     caught: list[int],
 ) -> None:
     """Trains cells of one seed side by side, as they share pictures and z, until `caught` holds a signal."""
-    active = [start_cell(cell, args, device) for cell in cells]  # those that have not diverged
+    active = [start_cell(cell, args, device) for cell in cells]  # those that are finite
     seed = cells[0].seed
     start = min(run.step for run in active)
     order = batch_order(len(pictures), args.batch_size, seed, start, slice(None))
     batches = load_batches(pictures, order, device, args.workers)
-    grid_z = noise(judge.n, args.z_dim, seed, GRID, 0).to(device)
+    fixed_z = noise(judge.n, args.z_dim, seed, FIXED_Z, 0).to(device)
     steps = range(start + 1, args.steps + 1)
     bar = tqdm(steps, f"seed {seed}", args.steps, initial=start, unit=" steps", disable=None)
 
@@ -635,10 +653,10 @@ def train_cells(
             run.step = step
         # Up to here nothing waits for the device.
 
-        stopped = bool(caught)  # looked at once: a signal may come at any moment
+        stopped = bool(caught)  # read once, so that the two tests below agree
         if due(step, args.sample_every, args.steps):
             for run in at_work:
-                if not record(run, grid_z, judge, args):
+                if not record(run, fixed_z, judge, args):
                     active.remove(run)
         elif stopped:
             for run in at_work:
@@ -680,16 +698,16 @@ def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
     for setting, optimizer, loss in unique(cell[:3] for cell in logs):
         group = [cell for cell in logs if cell[:3] == (setting, optimizer, loss)]
         found = [verdicts[cell] for cell in group]
-        counts = [str(found.count(word)) for word in VERDICTS]
-        counts[0] = runs.count_text(found.count("learned"), len(found))
+        learned = runs.count_text(found.count("learned"), len(found))
+        others = [str(found.count(word)) for word in VERDICTS if word != "learned"]
         means = [mean_and_deviation([logs[cell][name][-1] for cell in group]) for name in scores]
         claim = PAPER.get((setting, optimizer, loss), "")
-        lines.append([f"{setting} {optimizer} {loss}", *counts, *means, claim])
+        lines.append([f"{setting} {optimizer} {loss}", learned, *others, *means, claim])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def mean_and_deviation(values: list[float]) -> str:
-    """As text, of the finite values; it says how many those are if some are not."""
+    """'mean ± deviation' of the finite values, with '(k of n)' if some are not; '-' if none is."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return "-"
@@ -708,7 +726,8 @@ def write_report(out: Path, cells: list[Cell], steps: int, judge: Judge, about: 
     of table.md.
     """
     with filelock.FileLock(out / ".report.lock"):  # one process after another
-        logs = finished(out, cells, steps)
+        groups = unique(cell[:3] for cell in cells)  # in this order, whichever cell finishes first
+        logs = finished(out, sorted(cells, key=lambda cell: groups.index(cell[:3])), steps)
         missing = len(cells) - len(logs)
         if not logs:
             return "no cell is finished yet", missing
@@ -737,7 +756,7 @@ def draw_figure7(out: Path, logs: dict[Cell, np.ndarray], verdicts: dict[Cell, s
     from matplotlib.figure import Figure  # slow to import
 
     rows = unique((cell.setting, cell.optimizer) for cell in logs)
-    losses = unique(cell.loss for cell in logs)
+    losses = [loss for loss in LOSSES if any(cell.loss == loss for cell in logs)]
     figure = Figure(figsize=(5 * len(losses) + 5, 2.7 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 2 * len(losses) + 2, squeeze=False)
     for row, axes in zip(rows, panels):
@@ -764,7 +783,7 @@ def draw_figure7(out: Path, logs: dict[Cell, np.ndarray], verdicts: dict[Cell, s
 
 
 def show_samples(axes, out: Path, cell: Cell, verdicts: dict[Cell, str]) -> None:
-    """A quarter of the last grid of a cell, with its verdict; of a diverged one the last grid before that."""
+    """A quarter of a cell's last grid, which it made while it was finite, with its verdict."""
     paths = sorted(folder(out, cell).glob("samples/*.png"))
     if paths:
         with Image.open(paths[-1]) as grid:
@@ -777,7 +796,8 @@ def show_samples(axes, out: Path, cell: Cell, verdicts: dict[Cell, str]) -> None
 def draw_curves(axes, name: str, logs: dict[Cell, np.ndarray], cells: list[Cell], color: str) -> None:
     """A column of the logs over steps, a line for each of these cells, which have one loss."""
     for i, cell in enumerate(cells):
-        axes.plot(logs[cell]["step"], logs[cell][name], color, label=None if i else cell.loss)
+        label = cell.loss if i == 0 else None  # once in the legend
+        axes.plot(logs[cell]["step"], logs[cell][name], color, label=label)
 
 
 # ---------------------------------------------------------------- train
@@ -820,8 +840,7 @@ def open_cells(out: Path, cells: list[Cell], resume: bool) -> Iterator[None]:
 
 def args_text(args: Namespace) -> bytes:
     """What args.json holds."""
-    text = json.dumps(runs.saved_args(args), indent=1, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace")  # a path may hold bytes that are not UTF-8
+    return json.dumps(runs.saved_args(args), indent=1).encode()
 
 
 def check_resume(args: Namespace) -> dict:
@@ -884,7 +903,7 @@ def train(args: Namespace) -> None:
             wait_for_rank_0(out, args)
 
         judge = Judge(pictures, images.labels, args.extractor, args, device)
-        flags = shlex.join(runs.as_flags(saved, saved))  # all of them
+        flags = shlex.join(runs.as_flags(saved, known=saved))
         about = f"{len(images):,} pictures, {device}, torch {torch.__version__}, {flags}"
         if rank == 0:
             print(f"{out}: {about}\n{judge.describe()}", flush=True)
@@ -892,16 +911,16 @@ def train(args: Namespace) -> None:
         done = finished(out, cells, args.steps)
         todo = [cell for cell in cells[rank::world] if cell not in done]
         with runs.catch_signals() as caught:
+            table, missing = write_report(out, cells, args.steps, judge, about)
             for seed in unique(cell.seed for cell in todo):
                 mine = [cell for cell in todo if cell.seed == seed]
                 with open_cells(out, mine, bool(args.resume)):
                     train_cells(mine, args, pictures, judge, device, caught)
-                write_report(out, cells, args.steps, judge, about)
+                table, missing = write_report(out, cells, args.steps, judge, about)
                 if caught:
                     break
 
-        table, missing = write_report(out, cells, args.steps, judge, about)
-        if caught:
+        if caught and missing:
             print(f"{table}\nstopped; --resume goes on")
             sys.exit(128 + caught[0])  # 130: Ctrl-C, 143: SIGTERM
         if missing and world > 1:

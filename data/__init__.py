@@ -1,6 +1,7 @@
 """What the four scripts share: readers of their data, the bookkeeping of a run, and tools for both."""
 
 import contextlib
+import errno
 import os
 import sys
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser
@@ -39,7 +40,7 @@ def make_parser(prog: str, description: str) -> ArgumentParser:
 
 
 def one_line(message: str) -> str:
-    """The stripped lines of a message, joined by spaces. Those in a line stay: they may be part of a path."""
+    """The stripped lines of a message, joined by spaces. Spaces within a line stay: a path may have them."""
     return " ".join(line.strip() for line in message.strip().splitlines())
 
 
@@ -70,9 +71,7 @@ def one_line_errors(prog: str, again: str = "") -> Iterator[None]:
         if isinstance(error, MemoryError) or any(words in reason.lower() for words in OUT_OF_MEMORY):
             first, _, _ = reason.partition(". ")
             detail = f" ({first})" if first else ""
-            fail(
-                prog, f"out of memory{detail}: use smaller settings, such as --batch-size, --size or --width"
-            )
+            fail(prog, f"out of memory{detail}: use smaller settings")
         if "DataLoader worker" in reason:
             fail(prog, f"{reason.strip(' .')}; try --workers 0")
         raise
@@ -97,7 +96,7 @@ def make_output_safe() -> None:
 
 
 class Output:
-    """A text stream that drops its output once the reader is gone, instead of raising BrokenPipeError."""
+    """A text stream that drops its output once its reader is gone, instead of raising an OSError."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -118,6 +117,8 @@ class Output:
     def without_reader(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # the pipe's reader, or the terminal, is gone
+                raise
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), self.stream.fileno())

@@ -7,7 +7,7 @@ import struct
 import sys
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -83,7 +83,7 @@ def open_characters(
         train, test = split_files(Path(spec))
     except OSError as error:
         raise DataError(f"{spec} cannot be read ({error.strerror})") from error
-    counts = Counter(name for name, _ in read_samples(train))
+    counts = count_samples(train)
     class_names = choose_classes(counts, classes, charset if train[0].is_gnt else "all")
     ids = {name: label for label, name in enumerate(class_names)}
     labels, pixels = [], bytearray()  # grows in place: no picture is ever held twice
@@ -92,8 +92,10 @@ def open_characters(
         pixels += picture
 
     found = f"{spec}: {len(labels):,} samples of {len(class_names):,} classes to {split} on"
-    if not labels and class_names and split == "test":
+    if split == "test" and not test:
         raise DataError(f"{found}: too few files to hold any out for testing")
+    if split == "test" and class_names and not labels:
+        raise DataError(f"{found}: the held-out files have none of the classes of the others")
     if not labels or len(class_names) < (classes or 1):
         raise DataError(f"{found}, but asked for {classes or 'all'} classes of charset {charset}")
     missing = set(range(len(class_names))) - set(labels)
@@ -142,8 +144,8 @@ def split_files(path: Path) -> tuple[list[File], list[File]]:
         for file in files:
             groups[".gnt" if file.is_gnt else file.folder].append(file.name)
         for names in groups.values():
-            fifth = max(1, len(names) // 5) if len(names) > 1 else 0
-            held_out.update(names[len(names) - fifth :])
+            if len(names) > 1:
+                held_out.update(names[-max(1, len(names) // 5) :])
     train = [file for file in files if file.name not in held_out]
     if not train:
         raise DataError(f"nothing to train on in {path}: by their names all files are test files")
@@ -159,26 +161,28 @@ def is_test(place: str) -> bool:
 def list_files(path: Path) -> list[File]:
     """All regular files below a folder, by their paths; or the one file that path is."""
     if path.is_file():
-        places = [(path.name, path.stat())]
-        path = path.parent
-    else:
-        places = sorted(find_files(path), key=lambda place: place[0].split("/"))
+        return [File(str(path), path.name, path.stat().st_size, partial(open, path, "rb"))]
     files = []
-    for place, about in places:
+    for place, about in sorted(find_files(path), key=lambda found: found[0].split("/")):
         if about is not None:
             name = str(path / place)
-            files.append(File(name, place, about.st_size, partial(open, name, "rb", buffering=0)))
+            files.append(File(name, place, about.st_size, partial(open, name, "rb")))
     return files
 
 
 def list_gnt(path: Path, found: list[File]) -> list[File]:
-    """The `.gnt` files among those found and in the zip files among them, by their names without folders."""
+    """The `.gnt` files among those found and in the zip files among them, by their names without folders.
+
+    DataError if one in a zip file is there a second time, unpacked or in another zip file.
+    """
     files = [file for file in found if file.is_gnt]
+    zipped = []
     for file in found:
         if file.name.lower().endswith(".zip"):
-            files += list_zip(file)
-    files.sort(key=lambda file: Path(file.name).name)
-    if len({Path(file.name).name for file in files}) < len(files):
+            zipped += list_zip(file)
+    files = sorted(files + zipped, key=lambda file: Path(file.name).name)
+    counts = Counter(Path(file.name).name for file in files)
+    if any(counts[Path(file.name).name] > 1 for file in zipped):
         raise DataError(f"{path} has .gnt files of equal name (unpacked and zipped?): keep one of each")
     return files
 
@@ -214,19 +218,28 @@ def list_pictures(found: list[File]) -> list[File]:
 
 
 # ---------------------------------------------------------------- samples
-def read_samples(
-    files: list[File], wanted: dict | None = None, fit: str = "squash"
-) -> Iterator[tuple[str, bytes]]:
-    """Yield (class name, 28x28 bytes) of the samples of wanted classes; None: names of all, and no bytes.
+def count_samples(files: list[File]) -> Counter:
+    """How many samples there are of each class name. DataError for a damaged .gnt file."""
+    counts = Counter()
+    for file in tqdm(files, unit="file", leave=False, disable=None):
+        if file.is_gnt:
+            counts.update(name for name, _ in read_gnt_file(file))
+        else:
+            counts[file.folder] += 1
+    return counts
+
+
+def read_samples(files: list[File], wanted: Container[str], fit: str) -> Iterator[tuple[str, bytes]]:
+    """Yield (class name, 28x28 bytes) of the samples of wanted classes.
 
     A damaged .gnt file is a DataError. A damaged picture in a class folder is left out, which is reported.
     """
     damaged = []
     for file in tqdm(files, unit="file", leave=False, disable=None):
         if file.is_gnt:
-            yield from read_gnt_samples(file, wanted, fit)
-        elif wanted is None:
-            yield file.folder, b""
+            for name, picture in read_gnt_file(file):
+                if name in wanted:
+                    yield name, shrink(picture, fit)
         elif file.folder in wanted:
             try:
                 with file.open() as stream:
@@ -239,16 +252,14 @@ def read_samples(
         print(f"{len(damaged):,} pictures do not decode and are left out: {damaged[0]}, ...", file=sys.stderr)
 
 
-def read_gnt_samples(file: File, wanted: dict | None, fit: str) -> Iterator[tuple[str, bytes]]:
+def read_gnt_file(file: File) -> Iterator[tuple[str, Image.Image]]:
+    """Yield (character, grey picture) for each record of a .gnt file. DataError if it is damaged."""
     try:
-        with io.BufferedReader(file.open(), 1 << 20) as stream:
+        with io.BufferedReader(file.open(), 1 << 20) as stream:  # in a zip file 2 times as fast
             used = 0
             for name, picture in read_gnt(stream):
                 used += 10 + picture.width * picture.height
-                if wanted is None:
-                    yield name, b""
-                elif name in wanted:
-                    yield name, shrink(picture, fit)
+                yield name, picture
             if used != file.size:
                 raise ValueError(f"it has {used:,} bytes, and not {file.size:,} as its zip file says")
     except Exception as error:  # a damaged zip file fails in any way it likes

@@ -98,33 +98,47 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def fetch(url: str, target: Path, pauses: tuple = PAUSES) -> None:
-    """The zip file at url -> `target`, or if that is not called .zip: a folder with the zip's data.mdb.
+def fetch_lmdb(url: str, folder: Path, pauses: tuple = PAUSES) -> None:
+    """The data.mdb in the zip file at url -> folder/data.mdb; nothing to do if that exists.
 
-    A file gets its name when it is complete, so one that exists is left as it is.
+    It gets its name when it is complete. If the user has put the zip file beside the folder, it is used.
     """
-    to_unpack = target.suffix != ".zip"
-    own, part = Path(f"{target}.zip"), Path(f"{target}.part")
-    if (target / "data.mdb" if to_unpack else target).exists():
-        part.unlink(missing_ok=True)  # left by a run that was killed just before its end
+    part, own, data = Path(f"{folder}.part"), Path(f"{folder}.zip"), folder / "data.mdb"
+    if data.exists() and not part.exists():
         return
-    if to_unpack and own.exists():  # the user got it in another way
-        print(f"{own} -> {target}", flush=True)
-        unpack_data(own, target)
-        return
-    print(f"{url} -> {target}", flush=True)
     with lock_part(part):
-        download(url, part, pauses, copies=2 if to_unpack else 1)  # LSUN: the zip and what comes out of it
-        if to_unpack:
-            unpack_data(part, target)
-            part.unlink()
+        if data.exists():
+            pass  # another process was faster, or was killed just before it removed the part
+        elif own.exists():
+            print(f"{own} -> {folder}", flush=True)
+            unpack_data(own, folder)
         else:
-            check_crcs(part)
-            part.rename(target)
+            print(f"{url} -> {folder}", flush=True)
+            download(url, part, pauses, copies=2)  # the zip file and what comes out of it
+            unpack_data(part, folder)
+        part.unlink(missing_ok=True)
+
+
+def fetch_zip(url: str, path: Path, pauses: tuple = PAUSES) -> None:
+    """The zip file at url -> path, which gets its name when it is complete; nothing to do if it exists."""
+    part = Path(f"{path}.part")
+    if path.exists() and not part.exists():
+        return
+    with lock_part(part):
+        if path.exists():
+            part.unlink(missing_ok=True)
+            return
+        print(f"{url} -> {path}", flush=True)
+        download(url, part, pauses, copies=1)
+        check_crcs(part)
+        part.rename(path)
 
 
 def download(url: str, part: Path, pauses: tuple, copies: int) -> None:
-    """All of the file at url -> `part`, which may hold a beginning of it. Needs space for so many copies."""
+    """All of the file at url -> `part`, which may hold a beginning of it.
+
+    copies: how many times the file must fit on the disk. DataError if it does not, or if not all arrives.
+    """
     length = ask_length(url)
     if length is not None and size_of(part) > length:  # no part of this file
         part.unlink()
@@ -196,7 +210,7 @@ def check_crcs(path: Path) -> None:
 def unpack_data(path: Path, folder: Path) -> None:
     """The data.mdb in the zip file at path -> folder/data.mdb, which gets its name when it is complete."""
     with open_zip(path) as archive:
-        found = [info for info in archive.infolist() if info.filename.endswith("/data.mdb")]
+        found = [info for info in archive.infolist() if Path(info.filename).name == "data.mdb"]
         if len(found) != 1:
             raise DataError(f"{path} is refused: it holds {len(found)} files data.mdb instead of one")
         folder.mkdir(exist_ok=True)
@@ -222,9 +236,11 @@ def main(argv: list[str] | None = None, lsun: str = LSUN, hwdb: str = HWDB, paus
     args = parser.parse_args(argv)
     out = Path(args.out or args.dataset)
     if args.dataset == "hwdb1.0" and not args.category:
+        fetch = fetch_zip
         wanted = {out / name: f"{hwdb}/{name}" for name in HWDB_ZIPS}
         command = f"lsgan_cond_chars.py --data {shlex.quote(str(out))}"
     elif args.dataset == "lsun" and re.fullmatch("[a-z_]+", args.category or ""):
+        fetch = fetch_lmdb
         target = out / f"{args.category}_{args.split}_lmdb"
         wanted = {target: f"{lsun}/{target.name}.zip"}
         command = f"lsgan_scenes.py --data {shlex.quote(str(target).removesuffix('_train_lmdb'))}"

@@ -71,6 +71,8 @@ def open_images(spec: str, size: int, fit: str = "squash", limit: int | None = N
         looked = f"looked for pictures in {spec}, {spec}_train_lmdb/data.mdb and {path}"
         hint = "; python -m data.download lsun CATEGORY gets LSUN" if "lsun" in spec.lower() else ""
         raise DataError(f"no pictures at {spec} ({looked}){hint}")
+    if isinstance(source, Array) and source.fit not in (None, fit):
+        raise DataError(f"{source.path} was prepared with --fit {source.fit}, not {fit}")
     return Images(source, size, fit, limit)
 
 
@@ -231,7 +233,7 @@ def decode_by_pillow(value: bytes) -> Tensor:
 
 
 def open_picture(value: bytes) -> Image.Image:
-    """Whatever Pillow reads, turned upright, on white paper, with 8 bits a channel.
+    """Whatever Pillow reads, turned upright, composited on white, with 8 bits a channel.
 
     ValueError for other files, and for 32 bits a pixel, where nothing says which value is white.
     """
@@ -360,7 +362,10 @@ def load_cifar10(path: Path):
 
 
 class Array(Source):
-    """An array uint8 [n, size, size, 3] in a .npy file; limit: it was prepared from so many pictures only."""
+    """An array uint8 [n, size, size, 3] in a .npy file.
+
+    What data.prepare wrote beside it, else None: fit, and limit, if it has only so many of the pictures.
+    """
 
     def __init__(self, path: Path, size: int):
         try:
@@ -376,7 +381,7 @@ class Array(Source):
         self.path, self.n, self.size, self.offset = path, len(array), size, array.offset
         about = read_about(path.with_suffix(".json"), self.n)
         self.fingerprint = about.get("fingerprint") or sample_file(path)
-        self.limit, self.classes = about.get("limit"), about.get("classes")
+        self.fit, self.limit, self.classes = about.get("fit"), about.get("limit"), about.get("classes")
         if self.classes:
             self.labels = np.array(about["labels"], np.int64)
 
@@ -398,9 +403,11 @@ class Array(Source):
 
 
 def read_about(path: Path, n: int) -> dict:
-    """What data.prepare wrote beside an array of n pictures; {} if there is nothing."""
+    """What data.prepare wrote beside an array of n pictures; {} if it wrote nothing."""
     try:
         about = json.loads(path.read_text("utf-8"))
+        if about.get("count", n) != n:
+            raise ValueError(f"it is about {about['count']} pictures, the array has {n:,}")
         if not isinstance(about.get("limit"), int | None):
             raise ValueError("limit is no number")
         classes = about.get("classes")

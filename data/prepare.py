@@ -24,7 +24,7 @@ from data.runs import at_least, lock_file, write_file
 def prepare(
     spec: str, size: int, fit: str = "squash", limit: int | None = None, out: str | None = None
 ) -> Path:
-    """Write the array of the pictures that spec names (see images.open_images); its path.
+    """Write the array of the pictures that spec names (see images.open_images), and return its path.
 
     While it grows it is called .npy.part. DataError: bad input, too little space, another array in its place,
     pictures that changed meanwhile.
@@ -38,12 +38,12 @@ def prepare(
     n = len(images)
     about = {"fingerprint": source.fingerprint, "size": size, "fit": fit, "count": n}
     about["limit"] = None if n == source.n else n
-    if is_complete(path, about):
+    if is_finished(path, about):
         return path
     check_json_is_ours(path.with_suffix(".json"))
 
     with open_part(path, images.nbytes) as part:
-        if is_complete(path, about):  # another process was faster
+        if is_finished(path, about):  # another process was faster
             return path
         write_pictures(part, images)
         after = find_source(spec, size)
@@ -58,8 +58,8 @@ def prepare(
     return path
 
 
-def is_complete(path: Path, about: dict) -> bool:
-    """Whether the array is there. DataError if one of other pictures is."""
+def is_finished(path: Path, about: dict) -> bool:
+    """Whether the array is there, which is then printed. DataError if one of other pictures is."""
     if not os.path.exists(path):
         return False
     try:
@@ -77,7 +77,13 @@ def is_complete(path: Path, about: dict) -> bool:
 
 def check_json_is_ours(path: Path) -> None:
     """DataError if there is a file of somebody else where we write what the array is of."""
-    if os.path.isfile(path) and "fingerprint" not in path.read_text(errors="replace"):
+    if not os.path.lexists(path):
+        return
+    try:
+        ours = "fingerprint" in path.read_text(errors="replace")
+    except OSError:  # a folder, or not for us to read
+        ours = False
+    if not ours:
         raise DataError(f"{path} exists and is not of data.prepare: move it away, or give another --out")
 
 
@@ -87,7 +93,7 @@ def open_part(path: Path, length: int) -> Iterator[BinaryIO]:
     part = Path(f"{path}.part")
     try:
         part.touch()
-        file = open(part, "r+b")
+        file = open(part, "r+b")  # "wb" would empty the file of a process that holds the lock
     except OSError as error:
         raise DataError(f"{part} cannot be written ({error.strerror})") from error
     with file:

@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -26,28 +25,18 @@ from tqdm import tqdm
 
 from data import DataError
 
-LOG_HEADER = "step,d_loss,g_loss,d_real,d_fake,images_per_second,seconds\n"
+LOG_COLUMNS = ("step", "d_loss", "g_loss", "d_real", "d_fake", "images_per_second", "seconds")
+LOG_HEADER = ",".join(LOG_COLUMNS) + "\n"
 NOT_OF_THE_RUN = {"gpu", "out", "resume", "sample", "n", "text"}  # arguments that no checkpoint keeps
 
 
 # ---------------------------------------------------------------- arguments
-def at_least(least: float, kind: type = int) -> Callable[[str], float]:
-    """An argparse type: a number of that kind, finite and not below `least`."""
-
-    name = "whole number" if kind is int else "number"
-
-    def parse(text: str) -> float:
-        try:
-            number = kind(text)
-        except ValueError:
-            raise ArgumentTypeError(f"{text!r} is not a {name}") from None
-        if kind is float and not math.isfinite(number):
-            raise ArgumentTypeError(f"must be finite, not {text}")
-        if number < least:
-            raise ArgumentTypeError(f"must be at least {least}, not {text}")
-        return number
-
-    return parse
+def whole_number(text: str) -> int:
+    """An argparse type: any whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
 def finite(text: str) -> float:
@@ -59,6 +48,19 @@ def finite(text: str) -> float:
     if not math.isfinite(number):
         raise ArgumentTypeError(f"must be finite, not {text}")
     return number
+
+
+def at_least(least: float, kind: type = int) -> Callable[[str], float]:
+    """An argparse type: a whole number, or with kind=float any finite one, that is not below `least`."""
+    convert = whole_number if kind is int else finite
+
+    def parse(text: str) -> float:
+        number = convert(text)
+        if number < least:
+            raise ArgumentTypeError(f"must be at least {least}, not {text}")
+        return number
+
+    return parse
 
 
 def below_one(text: str) -> float:
@@ -90,7 +92,7 @@ def multiple_of(divisor: int) -> Callable[[str], int]:
 
 
 def some_of(known: list[str]) -> Callable[[str], list[str]]:
-    """An argparse type: names with commas between them, each one of `known` and none twice."""
+    """An argparse type: comma-separated names from `known`, none of them twice."""
 
     def parse(text: str) -> list[str]:
         names = text.split(",")
@@ -98,14 +100,14 @@ def some_of(known: list[str]) -> Callable[[str], list[str]]:
             if name not in known:
                 raise ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
             if names.count(name) > 1:
-                raise ArgumentTypeError(f"{name!r} is there twice")
+                raise ArgumentTypeError(f"{name!r} is given twice")
         return names
 
     return parse
 
 
 def not_empty(text: str) -> str:
-    """An argparse type: a text of at least one character."""
+    """An argparse type: a non-empty string."""
     if not text:
         raise ArgumentTypeError("must not be empty")
     return text
@@ -163,7 +165,7 @@ def print_changes(before: dict, after: dict) -> None:
 
 
 def as_flags(saved: dict, known: dict) -> list[str]:
-    """Saved arguments as words of a command line: of a resumed run they are checked like any others."""
+    """Saved arguments as flags of a command line, so that argparse checks those of a resumed run too."""
     flags = []
     for name, value in saved.items():
         flag = f"--{name}".replace("_", "-")
@@ -229,7 +231,7 @@ class Graph:
 
     step: takes tensors on the GPU, always of the same shapes; steps the optimizers, whose states must not be
     loaded afterwards; returns a tensor. The first three calls are eager and warm up: they create the
-    optimizers' states and initialise the libraries. The fourth is captured, and from then on every call
+    optimizers' states and initialize the libraries. The fourth is captured, and from then on every call
     copies its arguments to the captured inputs and replays the kernels. DataError without a GPU, or with
     several processes.
     """
@@ -261,8 +263,8 @@ class Graph:
             # A capture computes nothing. thread_local: other threads may pin memory meanwhile.
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.output = self.step(*self.inputs)
-        for mine, given in zip(self.inputs, inputs, strict=True):
-            mine.copy_(given)
+        for static, new in zip(self.inputs, inputs, strict=True):
+            static.copy_(new)
         self.graph.replay()
         return self.output.clone()
 
@@ -274,7 +276,7 @@ def join_processes(device: torch.device) -> tuple[int, int]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     atexit.register(dist.destroy_process_group)
     if device.type == "cpu" and dist.get_rank() == 0:
-        print("on CPUs each process has batch normalisation statistics of its own")
+        print("on CPUs each process has batch normalization statistics of its own")
     return dist.get_rank(), dist.get_world_size()
 
 
@@ -303,7 +305,7 @@ def average_gradients(optimizer: torch.optim.Optimizer, args: tuple = (), kwargs
 
 
 def average(values: Tensor) -> Tensor:
-    """The mean of all processes' values."""
+    """The mean of all processes' values, in place."""
     if dist.is_initialized():
         dist.all_reduce(values)
         values /= dist.get_world_size()
@@ -317,9 +319,11 @@ def catch_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield caught  # Python lets only the main thread set handlers
         return
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, lambda caught_number, frame: caught.append(caught_number))
+
+    def remember(number, frame):
+        caught.append(number)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield caught
     finally:
@@ -345,7 +349,7 @@ def agree_to_stop(caught: list[int], step: int, every: int, device: torch.device
 def exit_stopped(number: int, step: int) -> NoReturn:
     """Ends the program after signal `number`: with exit code 130 for Ctrl-C, 143 for SIGTERM."""
     if not dist.is_initialized() or dist.get_rank() == 0:
-        print(f"stopped at step {step}; --resume goes on")
+        tqdm.write(f"stopped at step {step}; --resume goes on")
     sys.exit(128 + number)
 
 
@@ -468,21 +472,20 @@ def write_file(path: Path) -> Iterator[BinaryIO]:
 def write_args_and_log(out: Path, args: Namespace, rows: list[str]) -> None:
     """What stands in a run directory from its first moment: args.json, log.csv and the folder samples/."""
     make_folder(out / "samples")
-    text = json.dumps(saved_args(args), indent=1, ensure_ascii=False)
     with write_file(out / "args.json") as file:
-        file.write(text.encode("utf-8", "backslashreplace"))  # a path may hold bytes that are not UTF-8
+        file.write(json.dumps(saved_args(args), indent=1).encode())
     with write_file(out / "log.csv") as file:
         file.write("".join(rows).encode())
 
 
 def save_checkpoint(path: Path, objects: dict, **values) -> None:
-    """Writes the states of `objects` (networks and optimisers) and plain values, in one dict."""
+    """Writes the states of `objects` (networks and optimizers) and plain values, in one dict."""
     states = {name: item.state_dict() for name, item in objects.items()}
     with write_file(path) as file:
         try:
             torch.save({**values, **states}, file)
         except RuntimeError as error:
-            # PyTorch ends its archive even if a write has failed, which fails too and hides the OSError.
+            # After a failed write PyTorch still tries to finish the archive; that error hides the OSError.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -491,7 +494,7 @@ def save_checkpoint(path: Path, objects: dict, **values) -> None:
 def load_checkpoint(path: Path | str, objects: dict | None = None) -> dict:
     """Reads what save_checkpoint wrote, runs no code from it, and gives `objects` their states.
 
-    Learning rates and the like stay as the optimisers have them. Raises DataError that says what is wrong.
+    Learning rates and the like stay as the optimizers have them. Raises DataError that says what is wrong.
     """
     checkpoint = read_checkpoint(Path(path))
     for name, item in (objects or {}).items():
@@ -567,12 +570,13 @@ def is_log(rows: object) -> bool:
     """Whether these are the rows of a log.csv."""
     if not isinstance(rows, list) or rows[:1] != [LOG_HEADER]:
         return False
+    if len(rows) == 1:
+        return True
     try:
-        for row in rows[1:]:
-            [float(value) for value in row.split(",")]
-    except (AttributeError, ValueError):
+        values = np.loadtxt(rows[1:], delimiter=",", ndmin=2)
+    except (AttributeError, TypeError, ValueError):
         return False
-    return True
+    return values.shape == (len(rows) - 1, len(LOG_COLUMNS))
 
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
@@ -618,7 +622,10 @@ def all_finite(tensors: list[Tensor]) -> bool:
 def check_finite(step: int, out: Path, tensors: list[Tensor]) -> None:
     """Ends the program, with one line and exit code 1, unless all are finite. Waits for the device."""
     if not all_finite(tensors):
-        sys.exit(f"step {step}: loss or weights not finite; last good checkpoint: {out / 'last.pt'}")
+        tqdm.write(
+            f"step {step}: loss or weights not finite; last good checkpoint: {out / 'last.pt'}", sys.stderr
+        )
+        sys.exit(1)
 
 
 class Log:
@@ -652,23 +659,24 @@ class Log:
                 file.write(self.rows[-1])
         except OSError as error:
             raise DataError(f"{self.path} cannot be written ({error.strerror})") from error
-        names = LOG_HEADER.split(",")[1:-1]
-        text = "  ".join(f"{name} {value:.4g}" for name, value in zip(names, row))
+        text = "  ".join(f"{name} {value:.4g}" for name, value in zip(LOG_COLUMNS[1:-1], row))
         if self.bar.disable:
             print(f"step {step}  {text}", flush=True)
         else:
             self.bar.set_postfix_str(text)
 
 
-def save_curves(log: Path) -> None:
-    """Draws a run's log.csv as curves.png beside it: the losses, and D's mean answers to real and fake.
+def save_curves(path: Path, rows: list[str], points: int = 1000) -> None:
+    """Draws the rows of a log, header first, as a PNG: the losses, and D's mean answers to real and fake.
 
-    Of a log of more than 1,000 rows each point is the mean of a stretch of rows.
+    Of a log of more rows than `points`, each point is the mean of a stretch of rows.
     """
     from matplotlib.figure import Figure  # slow to import
 
-    rows = average_stretches(np.loadtxt(log, delimiter=",", skiprows=1, ndmin=2))
-    columns = dict(zip(LOG_HEADER.strip().split(","), rows.T))
+    values = np.loadtxt(rows[1:], delimiter=",", ndmin=2)
+    if len(values) > points:
+        values = np.stack([stretch.mean(0) for stretch in np.array_split(values, points)])
+    columns = dict(zip(LOG_COLUMNS, values.T))
     figure = Figure(figsize=(10, 3.2))
     figure.subplots_adjust(left=0.06, right=0.98, bottom=0.16, top=0.95)  # layout="constrained" is slow
     for axes, names in zip(figure.subplots(1, 2), [("d_loss", "g_loss"), ("d_real", "d_fake")]):
@@ -676,16 +684,8 @@ def save_curves(log: Path) -> None:
             axes.plot(columns["step"], columns[name], label=name, linewidth=0.8)
         axes.set_xlabel("step")
         axes.legend(loc="upper right")  # "best" is slow
-    with write_file(log.with_name("curves.png")) as file:
+    with write_file(path) as file:
         figure.savefig(file, format="png")
-
-
-def average_stretches(rows: np.ndarray, most: int = 1000) -> np.ndarray:
-    """Rows [n, columns] -> at most `most` rows, each the mean of a stretch of them."""
-    if len(rows) <= most:
-        return rows
-    edges = np.linspace(0, len(rows), most + 1).astype(int)
-    return np.stack([rows[start:end].mean(0) for start, end in itertools.pairwise(edges)])
 
 
 def save_progress(samples: Path, frames: int = 12, side: int = 480) -> None:
@@ -697,9 +697,9 @@ def save_progress(samples: Path, frames: int = 12, side: int = 480) -> None:
     pictures = []
     for i in chosen:
         try:
-            picture = Image.open(paths[i])
-            pictures.append(picture.reduce(math.ceil(max(picture.size) / side)))
-        except OSError as error:  # damaged: not worth a run
+            with Image.open(paths[i]) as picture:
+                pictures.append(picture.reduce(math.ceil(max(picture.size) / side)))
+        except Exception as error:  # a damaged file fails in any way it likes; that is not worth a run
             tqdm.write(f"{paths[i]} is not in progress.webp: {error}")
     if not pictures:
         return

@@ -117,12 +117,12 @@ class AutoEncoder(nn.Module):
 
 
 def discriminator_loss(d_real: Tensor, d_fake: Tensor, margin: float) -> Tensor:
-    """What D minimises, Eq. 1: D(x) + [m - D(G(z))]^+. Fakes above the margin m are left alone."""
+    """What D minimizes, Eq. 1: D(x) + [m - D(G(z))]^+. Fakes above the margin m are left alone."""
     return d_real.mean() + F.relu(margin - d_fake).mean()
 
 
 def generator_loss(d_fake: Tensor) -> Tensor:
-    """What G minimises, Eq. 2: D(G(z))."""
+    """What G minimizes, Eq. 2: D(G(z))."""
     return d_fake.mean()
 
 

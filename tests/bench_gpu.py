@@ -156,7 +156,7 @@ def as_it_comes(step: Callable, *inputs) -> None:
 
 
 def compiled(networks: tuple, device: torch.device) -> tuple:
-    """Networks and optimisers as with --compile; on the CPU, where that takes minutes, as they are."""
+    """Networks and optimizers as with --compile; on the CPU, where that takes minutes, as they are."""
     if device.type == "cuda":
         for net in networks[:2]:
             net.compile()
@@ -173,7 +173,7 @@ def as_graph(update: Callable, device: torch.device) -> Callable:
 def our_ways(
     make: Callable, train_step: Callable, inputs: tuple, device: torch.device
 ) -> dict[str, Callable]:
-    """The script's own step, plain, as a graph and compiled. make: networks and optimisers."""
+    """The script's own step, plain, as a graph and compiled. make: networks and optimizers."""
     graph = as_graph(partial(train_step, *make()), device)
     amp_graph = as_graph(partial(train_step, *make(), amp=True), device)
     return {

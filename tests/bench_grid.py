@@ -24,7 +24,7 @@ from data import runs
 
 
 def make(seed, args, device, optimizer=True):
-    """One cell of the script: G, D and, unless not wanted, their optimisers."""
+    """One cell of the script: G, D and, unless not wanted, their optimizers."""
     G = grid.Generator(args.size, args.width, args.z_dim)
     D = grid.Discriminator(args.size, args.width, bn=False)
     for net, stream in ((G, grid.INIT_G), (D, grid.INIT_D)):

@@ -29,7 +29,8 @@ LOSSES = ["ls", "sigmoid"]
 
 def batched(seeds, device, change=lambda update: update):
     """Yields after each step of all models. change: what to make of the step, a function of real and z."""
-    target = (*(tensor.to(device) for tensor in gm.mixture()), 0.01)
+    centres, weights, std = gm.make_mixture()
+    target = gm.Mixture(centres.to(device), weights.to(device), std)
     models = list(seeds) * 2
     G, D = gm.Generator(len(models)), gm.Discriminator(len(models))
     gm.init_weights(G, [gm.torch_rng(seed, gm.INIT_G) for seed in models])
@@ -58,7 +59,7 @@ def plain(device):
         opt_g = torch.optim.Adam(G.parameters(), 1e-3, betas=(0.5, 0.999))
         opt_d = torch.optim.Adam(D.parameters(), 1e-4, betas=(0.5, 0.999))
         models.append((loss, G, D, opt_g, opt_d))
-    centres = gm.mixture()[0].to(device)
+    centres = gm.make_mixture().centres.to(device)
     one, zero = torch.ones(512, 1, device=device), torch.zeros(512, 1, device=device)
     while True:
         for loss, G, D, opt_g, opt_d in models:

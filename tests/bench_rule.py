@@ -54,7 +54,7 @@ def planted(n: int, pictures: Tensor) -> dict[str, Tensor]:
         "copies of one picture": one,
         "copies with little noise": whole(one + torch.from_numpy(rng.integers(0, 6, one.shape))),
         "noise": torch.from_numpy(rng.integers(0, 256, one.shape, dtype=np.uint8)),
-        "untrained generator": grid.generate(G, grid.noise(n, 64, 7, grid.GRID, 0)),
+        "untrained generator": grid.generate(G, grid.noise(n, 64, 7, grid.FIXED_Z, 0)),
     }
 
 

@@ -1,6 +1,6 @@
 """What saving costs a run at the paper's size: `python tests/bench_save.py [--folder /mnt/disk]`.
 
-Prints a table, medians of five after one to warm up: last.pt of networks and optimisers, curves.png of a log
+Prints a table, medians of five after one to warm up: last.pt of networks and optimizers, curves.png of a log
 of 20,000 rows of noise, progress.webp of 1,000 grids of toy rooms. A run of 1,000,000 steps ends with that
 many. The share is of the time of 10,000 steps, after which all three are written, if a step takes 8 ms, as
 it may on an H100.
@@ -43,13 +43,12 @@ def main() -> None:
     settings = scenes.parse_args(["--out", "unused"])
     state = scenes.make_networks(settings, torch.device("cpu"), world=1)
     inputs = torch.zeros(2, 3, settings.size, settings.size), torch.zeros(2, settings.z_dim)
-    scenes.train_step(*state.values(), *inputs)  # fills the optimisers' states
+    scenes.train_step(*state.values(), *inputs)  # fills the optimizers' states
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         folder = Path(folder)
         rows = [runs.LOG_HEADER]
         for i, values in enumerate(np.random.default_rng(0).random((ROWS, 4)), 1):
             rows.append(",".join([str(50 * i), *(f"{value:.7g}" for value in values), "6000", str(i)]) + "\n")
-        (folder / "log.csv").write_text("".join(rows))
         (folder / "samples").mkdir()
         rooms = torch.from_numpy(np.stack([room(0, i, settings.size) for i in range(64)]))
         for i in range(GRIDS):
@@ -57,7 +56,7 @@ def main() -> None:
             scenes.save_grid(grid, folder / f"samples/step_{i:08}.png")
         saves = {
             "last.pt": partial(runs.save_checkpoint, folder / "last.pt", state, log=rows),
-            "curves.png": partial(runs.save_curves, folder / "log.csv"),
+            "curves.png": partial(runs.save_curves, folder / "curves.png", rows),
             "progress.webp": partial(runs.save_progress, folder / "samples"),
         }
         print("| file | size | seconds | share |\n|---|---|---|---|")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data import DataError
-from data.characters import LEVEL1, File, is_test, open_characters, read_gnt, read_samples, shrink
+from data.characters import LEVEL1, File, is_test, open_characters, read_gnt, read_gnt_file, shrink
 
 REAL = Path(os.environ.get("LSGAN_DATA", "")) / "hanzi" / "hwdb1.1_100x100"
 needs_real = pytest.mark.skipif(
@@ -51,7 +51,7 @@ def writers(folder, n=10, characters="永和九年"):
 
 
 def as_file(data):
-    return [File("x.gnt", "x.gnt", len(data), lambda: io.BytesIO(data))]
+    return File("x.gnt", "x.gnt", len(data), lambda: io.BytesIO(data))
 
 
 def raw(pictures):
@@ -109,13 +109,13 @@ def test_every_cut_gives_the_records_before_it_or_one_error_with_file_and_offset
     for cut in range(len(data) + 1):
         found = []
         try:
-            found += [name for name, _ in read_samples(as_file(data[:cut]))]
+            found += [name for name, _ in read_gnt_file(as_file(data[:cut]))]
             assert cut in ends
         except DataError as error:
             assert cut not in ends
             assert str(error).startswith(f"'x.gnt': byte {ends[ends <= cut].max()}: ")
         # a generator hands over what comes before the error
-        assert len([None for _ in safely(read_samples(as_file(data[:cut])))]) == (ends <= cut).sum() - 1
+        assert len([None for _ in safely(read_gnt_file(as_file(data[:cut])))]) == (ends <= cut).sum() - 1
 
 
 def safely(samples):
@@ -142,7 +142,7 @@ def test_a_record_with_a_header_that_cannot_be_is_refused(header):
     size, width, height = header
     data = record("永") + struct.pack("<I2sHH", size, b"\xd3\xc0", width, height) + bytes(6000)
     with pytest.raises(DataError, match=r"'x.gnt': byte 16: .*size \d+, \d+x\d+"):
-        list(read_samples(as_file(data)))
+        list(read_gnt_file(as_file(data)))
 
 
 def test_no_more_is_read_than_a_checked_header_says():
@@ -180,7 +180,7 @@ def test_any_bytes_give_records_or_one_error_with_file_and_offset(data):
         assert used == len(data)
     except ValueError:
         with pytest.raises(DataError, match=f"^'x.gnt': byte {used}: "):
-            list(read_samples(as_file(data)))
+            list(read_gnt_file(as_file(data)))
 
 
 # what open_characters makes of it
@@ -255,7 +255,20 @@ def test_the_last_fifth_of_the_files_by_name_is_held_out(tmp_path):
     assert not expected & set(raw(train.pictures))
 
 
-def test_both_splits_have_one_class_table(tmp_path):
+def test_held_out_files_without_a_class_of_the_others(tmp_path):
+    write(tmp_path, "0.gnt", record("永"))
+    write(tmp_path, "1-test.gnt", record("年"))
+    assert "the held-out files have none of the classes" in fails(str(tmp_path), split="test")
+
+
+def test_loose_files_of_equal_name_in_two_folders(tmp_path):
+    for folder in ("train", "test"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, "1.gnt", record("永"))
+    assert [len(open_characters(str(tmp_path), split=split)) for split in ("train", "test")] == [1, 1]
+
+
+def test_both_splits_have_the_same_class_names(tmp_path):
     for k in range(8):
         write(tmp_path, f"{k}.gnt", record("永"), record("年"))
     write(tmp_path, "8.gnt", record("九"), record("永"))
@@ -547,7 +560,7 @@ def test_real_handwriting():
 
 
 @needs_real
-def test_real_handwriting_is_recognised_by_its_nearest_class_mean():
+def test_real_handwriting_is_recognized_by_its_nearest_class_mean():
     """Labels and pictures belong together: far above the 1 % of chance for writers never seen."""
     train, test = (open_characters(str(REAL), split=split) for split in ("train", "test"))
     means = torch.stack([train.pictures[train.labels == k].float().mean(0).flatten() for k in range(100)])

@@ -233,7 +233,7 @@ def test_pauses_grow_and_start_again_after_progress(site, tmp_path, monkeypatch)
     slept = []
     monkeypatch.setattr(download.time, "sleep", slept.append)
     site.script = [{"stop": 9}, {"stop": 0}, {"stop": 0}, {"stop": 9}, {"stop": 0}]
-    download.fetch(site.url + NAME, tmp_path / "bedroom_train_lmdb", pauses=(1, 2, 3))
+    download.fetch_lmdb(site.url + NAME, tmp_path / "bedroom_train_lmdb", pauses=(1, 2, 3))
     assert slept == [1, 2, 3, 1, 2]
 
 
@@ -305,6 +305,27 @@ def test_two_downloads_of_the_same_file(run, site):
         )
     assert not site.log and not PART.exists()
     assert run("lsun", "bedroom")[0] == 0
+
+
+def test_a_download_that_begins_as_another_one_ends_has_nothing_to_do(run, site, monkeypatch):
+    """The other one finishes between the look at the folder and the lock."""
+    lock_part = download.lock_part
+
+    def late(part):
+        monkeypatch.setattr(download, "lock_part", lock_part)
+        assert run("lsun", "bedroom")[0] == 0  # the other one
+        site.log.clear()
+        return lock_part(part)
+
+    monkeypatch.setattr(download, "lock_part", late)
+    assert run("lsun", "bedroom")[0] == 0 and not site.log
+    assert_complete()
+
+
+def test_a_zip_file_with_data_mdb_at_its_top(run, site):
+    site.files[NAME] = make_zip({"data.mdb": MDB})
+    assert run("lsun", "bedroom")[0] == 0
+    assert_complete()
 
 
 def test_a_part_left_beside_a_complete_file_is_removed(run, site):

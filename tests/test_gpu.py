@@ -227,7 +227,7 @@ def test_a_plain_step_never_waits_for_the_gpu(script, flags, calls, tmp_path, mo
 
 
 def test_two_processes_on_one_gpu(tmp_path):
-    """Their mean gradient is that of one process with both halves, here of D without batch normalisation."""
+    """Their mean gradient is that of one process with both halves, here of D without batch normalization."""
     program = """
 import os, torch, torch.distributed as dist
 from data import runs

@@ -166,7 +166,7 @@ def test_cells_of_a_seed_begin_with_the_same_weights():
     assert not same(one["G"].state_dict(), start(seed=1)["G"].state_dict())
 
 
-# ---------------------------------------------------------------- optimisers
+# ---------------------------------------------------------------- optimizers
 @pytest.mark.parametrize("summed", [True, False])
 @pytest.mark.parametrize("size", [1e-1, 1e-3, 1e-5, 1e-7])
 def test_rmsprop_is_tensorflows(summed, size):
@@ -246,7 +246,7 @@ def test_cell_among_others_equals_cell_alone(run):
         run(flags, "--seed 1 --seeds 1 --settings bn_g --optimizers rmsprop --losses sigmoid", out="alone")[0]
         == 0
     )
-    cell = ("bn_g", "rmsprop", "sigmoid", 1)
+    cell = Cell("bn_g", "rmsprop", "sigmoid", 1)
     assert same_grid(folder("out", cell), folder("alone", cell))
     assert len(results()) == 16 and len(results("alone")) == 1
 
@@ -280,7 +280,7 @@ def test_what_a_run_leaves_behind(run):
     assert files == {"last.pt", "log.csv", "samples/step_00000002.png", "samples/step_00000003.png"}
     rows = results()
     assert [(row["setting"], row["optimizer"], row["loss"], row["seed"], row["step"]) for row in rows] == [
-        ("bn", "adam", loss, seed, "3") for seed in "01" for loss in ("ls", "ls-110")
+        ("bn", "adam", loss, seed, "3") for loss in ("ls", "ls-110") for seed in "01"
     ]
     table = Path("out/table.md").read_text()
     assert (
@@ -308,7 +308,7 @@ def test_resume_goes_on_with_what_is_missing(run, monkeypatch):
     assert run(FLAGS, 0)[0] == 0
     before = contents("out")
     for name in ("last.pt", "log.csv"):
-        os.remove(folder("out", ("bn_gd", "adam", "ls", 1)) / name)
+        os.remove(folder("out", Cell("bn_gd", "adam", "ls", 1)) / name)
     steps = at_call(monkeypatch, grid, "train_step", 0, None)
     assert run("--resume")[0] == 0
     assert len(steps) == 4  # of that one cell
@@ -336,10 +336,31 @@ def test_signal_saves_and_stops(run, monkeypatch, number, code):
         at_call(patch, grid, "train_step", 18, lambda: os.kill(os.getpid(), number))
         result = run(FLAGS, 0)
     assert result[0] == code and not result[2]
-    assert torch.load(folder("out", ("bn_g", "adam", "ls", 1)) / "last.pt", weights_only=True)["step"] == 1
+    assert (
+        torch.load(folder("out", Cell("bn_g", "adam", "ls", 1)) / "last.pt", weights_only=True)["step"] == 1
+    )
     assert len(results()) == 4  # the first seed is finished
     assert run(FLAGS, 0, "--resume")[0] == 0
     assert same_grid("out", "whole")
+
+
+def test_signal_during_the_last_report_comes_too_late(run, monkeypatch):
+    make_table = grid.make_table
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return make_table(*args)
+
+    monkeypatch.setattr(grid, "make_table", interrupted)
+    code, out, err = run("--steps 1 --seeds 1 --settings bn_g --optimizers adam")
+    assert code == 0 and not err and "stopped" not in out
+    assert len(results()) == 2 and not list(Path("out").rglob("*.tmp"))
+
+
+def test_unknown_optimizers_are_refused():
+    for name, rmsprop in (("sgd", "tf"), ("rmsprop", "keras")):
+        with pytest.raises(ValueError, match="must be"):
+            grid.make_optimizer([torch.nn.Parameter(torch.ones(1))], name, rmsprop=rmsprop)
 
 
 # ---------------------------------------------------------------- processes
@@ -420,7 +441,7 @@ def test_a_process_that_prints_a_table_prints_all_of_it(run, monkeypatch):
     """Another rank's cell may end just after this one has written its report: then that one prints."""
     flags = "--steps 1 --seeds 1 --losses ls --settings bn_g".split()
     assert run(*flags)[0] == 0
-    log = folder("out", ("bn_g", "rmsprop", "ls", 0)) / "log.csv"
+    log = folder("out", Cell("bn_g", "rmsprop", "ls", 0)) / "log.csv"
     other = log.read_bytes()
     log.unlink()
     original = grid.write_report
@@ -453,14 +474,14 @@ def test_a_setting_given_twice_is_refused_by_every_process(tmp_path, monkeypatch
     ranks, outputs = launch_ranks(tmp_path, *SHARED, "--settings", "bn_g,bn_g")
     assert finish(*ranks) == [2, 2]
     for output in outputs:
-        assert re.fullmatch(r"stability_grid\.py: error: .*'bn_g' is there twice\n", output.read_text())
+        assert re.fullmatch(r"stability_grid\.py: error: .*'bn_g' is given twice\n", output.read_text())
     assert not Path("out").exists()
 
 
 def test_no_process_writes_into_a_cell_of_another(run):
     """As when a rank of a run whose rank 0 has died still trains."""
     assert run("--steps 1 --seeds 1 --losses ls")[0] == 0
-    cell = folder("out", ("bn_gd", "adam", "ls", 0))
+    cell = folder("out", Cell("bn_gd", "adam", "ls", 0))
     before = contents("out")
     with runs.open_run(cell, str(cell / "last.pt")):
         assert refused(run("--resume --steps 2"), "bn_gd-adam-ls-seed0", "another process")
@@ -583,7 +604,7 @@ def test_table_counts_with_intervals_beside_the_papers_claims(tmp_path):
     cells.append(Cell("bn", "adam", "ls-110", 0))
     for setting, optimizer, loss, seed in cells:
         fid = 0.1 if loss == "ls" and seed < 5 else 5.0 if seed < 9 else float("nan")
-        path = folder(tmp_path, (setting, optimizer, loss, seed))
+        path = folder(tmp_path, Cell(setting, optimizer, loss, seed))
         (path / "samples").mkdir(parents=True)
         (path / "log.csv").write_text(
             f"step,FID,IS,diversity\n5,9,nan,1\n10,{fid},nan,{0.1 if seed == 8 else 1}\n"
@@ -645,7 +666,7 @@ def test_diverged_cell_ends_alone(run, monkeypatch):
     found = {row["loss"]: row for row in results()}
     assert found["sigmoid"]["verdict"] == "diverged" and found["sigmoid"]["step"] == "4"
     assert found["ls"]["step"] == "6" and len(calls) == 4
-    checkpoint = torch.load(folder("out", ("bn_g", "adam", "sigmoid", 0)) / "last.pt", weights_only=True)
+    checkpoint = torch.load(folder("out", Cell("bn_g", "adam", "sigmoid", 0)) / "last.pt", weights_only=True)
     assert checkpoint["step"] == 2  # the last good one
     assert run("--resume")[0] == 0 and len(calls) == 4
 
@@ -708,14 +729,15 @@ def test_on_resume_a_given_flag_wins_and_the_change_is_printed(run):
 
 
 FIXED = "--size 32|--fit crop|--limit 11|--extractor inception|--rmsprop torch|--width 4|--z-dim 5|--lr 0.1"
-FIXED += "|--beta1 0.4|--batch-size 5"
+FIXED += "|--beta1 0.4|--batch-size 5|--no-tf32"
 
 
 @pytest.mark.parametrize("flag", FIXED.split("|"))
 def test_on_resume_what_finished_cells_rest_on_cannot_change(run, flag):
     assert run("--steps 1 --seeds 1")[0] == 0
     before = contents("out")
-    assert refused(run(f"--resume {flag}"), flag.split()[0], "cannot change")
+    name = flag.split()[0].replace("--no-", "--")
+    assert refused(run(f"--resume {flag}"), name, "cannot change")
     assert contents("out") == before
 
 

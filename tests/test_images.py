@@ -497,6 +497,12 @@ def test_an_array_given_by_name(tmp_path):
     np.testing.assert_array_equal(pixels(open_images(str(tmp_path / "own.npy"), 16, limit=3)), array[::2])
 
 
+def test_an_array_of_squashed_pictures_cannot_be_cropped(tmp_path):
+    path = save_array(tmp_path, str(tmp_path / "x"), np.zeros((3, 16, 16, 3), np.uint8), fit="squash")
+    assert len(open_images(str(path), 16, "squash")) == 3
+    assert complaint(path, fit="crop") == f"{path} was prepared with --fit squash, not crop"
+
+
 def test_labels_of_a_prepared_array(tmp_path):
     array = np.zeros((3, 16, 16, 3), np.uint8)
     path = save_array(tmp_path, str(tmp_path / "x"), array, classes=["猫", "犬"], labels=[1, 0, 1])
@@ -527,6 +533,7 @@ DAMAGED_JSON = {
     "no JSON": "{",
     "deep": "[" * 100_000,
     "no dict": "[1]",
+    "of another array": '{"count": 6}',
     "limit": '{"limit": "many"}',
     "no labels": '{"classes": ["a"]}',
     "too few labels": '{"classes": ["a"], "labels": [0, 0]}',

@@ -22,7 +22,7 @@ from torch import nn
 import gaussian_mixture as gm
 
 LOSSES = ["ls", "ls-110", "sigmoid"]
-TARGET = (*gm.mixture(), 0.01)
+TARGET = gm.make_mixture()
 SERVER = multiprocessing.get_context("forkserver")  # imports torch once, then each process takes milliseconds
 SERVER.set_forkserver_preload(["torch", "matplotlib.figure"])
 TINY = "--seeds 2 --losses ls,sigmoid --gpu -1 --measure-every 2".split()
@@ -48,7 +48,7 @@ generate = gm.generate
 
 
 def networks(seeds, losses):
-    """G, D and their optimisers as train() makes them, in float64."""
+    """G, D and their optimizers as train() makes them, in float64."""
     models = list(seeds) * len(losses)
     G, D = gm.Generator(len(models)), gm.Discriminator(len(models))
     gm.init_weights(G, [gm.torch_rng(seed, gm.INIT_G) for seed in models])
@@ -83,14 +83,14 @@ def test_defaults_are_the_authors():
 def test_modes_are_those_of_linspace_with_its_end():
     angles = np.linspace(0, 2 * math.pi, 9)
     theirs = np.stack([np.sin(angles), np.cos(angles)], 1)
-    centres, weights = gm.mixture()
+    centres, weights, _ = gm.make_mixture()
     assert np.allclose(centres, theirs[:8], atol=1e-6) and np.allclose(theirs[8], theirs[0])
     assert torch.allclose(weights, torch.tensor([2.0] + 7 * [1.0]) / 9)
 
 
 def test_other_mixtures():
-    assert torch.allclose(gm.mixture(doubled=False)[1], torch.full((8,), 1 / 8))
-    centres, weights = gm.mixture("grid", modes=9, radius=2.0)
+    assert torch.allclose(gm.make_mixture(doubled=False).weights, torch.full((8,), 1 / 8))
+    centres, weights, _ = gm.make_mixture("grid", modes=9, radius=2.0)
     assert {tuple(c) for c in centres.tolist()} == {
         (x, y) for x in (-2.0, 0.0, 2.0) for y in (-2.0, 0.0, 2.0)
     }
@@ -154,7 +154,8 @@ def test_networks_losses_and_step_paste_into_a_fresh_file():
     source = Path(gm.__file__).read_text()
     names = "BatchedLinear|Generator|Discriminator|init_weights|LOSSES"
     names += "|discriminator_loss|generator_loss|train_step"
-    found = re.findall(rf"^(?:class |def )?(?:{names})\b.*?(?=^\S)", source + "\n#", re.DOTALL | re.MULTILINE)
+    definition = rf"^(?:class |def )?(?:{names})\b.*?(?=^[^\s}}])"  # up to the next line that begins another
+    found = re.findall(definition, source + "\n#", re.DOTALL | re.MULTILINE)
     assert len(found) == 8
     space = {}
     exec(PASTED.format(parts="\n".join(found)), space)
@@ -267,8 +268,8 @@ def test_batch_depends_on_seed_and_step_alone():
 def test_batches_have_the_right_distribution():
     real, z = next(gm.draw_batches(range(1), 0, 1, 2, TARGET, batch=100_000))
     assert abs(z.mean()) < 0.01 and abs(z.std() - 1) < 0.01
-    distance, mode = torch.cdist(real[0], TARGET[0]).min(1)
-    assert torch.allclose(mode.bincount() / 100_000, TARGET[1], atol=0.005)
+    distance, mode = torch.cdist(real[0], TARGET.centres).min(1)
+    assert torch.allclose(mode.bincount() / 100_000, TARGET.weights, atol=0.005)
     assert distance.square().mean().sqrt().item() == pytest.approx(0.01 * math.sqrt(2), rel=0.01)
 
 
@@ -283,62 +284,64 @@ def test_samples_are_the_same_at_every_call_and_differ_between_seeds():
 
 # ---------------------------------------------------------------- measures
 def real_points(n):
-    return gm.sample_mixture(*TARGET, n, torch.Generator().manual_seed(0))
+    return gm.sample_mixture(TARGET, n, torch.Generator().manual_seed(0))
 
 
 def test_true_samples_score_the_ceiling():
-    modes, share, basins, divergence = gm.measure(real_points(250_000), *TARGET).tolist()
+    modes, share, basins, divergence = gm.measure(real_points(250_000), TARGET).tolist()
     assert (modes, basins) == (8, 8)
     assert share == pytest.approx(1 - math.exp(-4.5), abs=1e-3)  # 98.9 %
     assert divergence < 1e-3
-    assert gm.measure(real_points(2500), *TARGET)[[0, 2]].tolist() == [8, 8]
+    assert gm.measure(real_points(2500), TARGET)[[0, 2]].tolist() == [8, 8]
 
 
 def test_generator_stuck_on_one_mode_scores_one():
-    points = TARGET[0][3] + 0.01 * torch.randn(2500, 2, generator=torch.Generator().manual_seed(0))
-    modes, share, basins, divergence = gm.measure(points, *TARGET).tolist()
+    points = TARGET.centres[3] + 0.01 * torch.randn(2500, 2, generator=torch.Generator().manual_seed(0))
+    modes, share, basins, divergence = gm.measure(points, TARGET).tolist()
     assert (modes, basins) == (1, 1) and share > 0.98
     assert divergence == pytest.approx(math.log(9))
-    points = TARGET[0][0].expand(2500, 2)
-    assert gm.measure(points, *TARGET).tolist() == pytest.approx([1, 1, 1, math.log(9 / 2)])
+    points = TARGET.centres[0].expand(2500, 2)
+    assert gm.measure(points, TARGET).tolist() == pytest.approx([1, 1, 1, math.log(9 / 2)])
 
 
 def test_ring_has_all_basins_and_few_points_of_high_quality():
     angles = torch.linspace(0, 2 * math.pi, 2500)
     ring = torch.stack([angles.sin(), angles.cos()], 1)
-    modes, share, basins, divergence = gm.measure(ring, *TARGET).tolist()
+    modes, share, basins, divergence = gm.measure(ring, TARGET).tolist()
     assert basins == 8 and share == pytest.approx(8 * 0.06 / (2 * math.pi), abs=0.01)
-    assert divergence == pytest.approx(sum(math.log(1 / 8 / w) / 8 for w in TARGET[1].tolist()), abs=1e-3)
+    assert divergence == pytest.approx(
+        sum(math.log(1 / 8 / w) / 8 for w in TARGET.weights.tolist()), abs=1e-3
+    )
 
 
 def test_a_mode_needs_20_points_of_2500():
     rest = torch.zeros(2500, 2)  # in the middle, in no basin
     for n, covered in ((19, 0), (20, 1)):
         points = rest.clone()
-        points[:n] = TARGET[0][5] + torch.tensor([0.0, 0.029])
-        assert gm.measure(points, *TARGET)[[0, 2]].tolist() == [covered, covered]
-        points[:n] = TARGET[0][5] + torch.tensor([0.0, 0.031])
-        assert gm.measure(points, *TARGET)[[0, 2]].tolist() == [0, covered]
+        points[:n] = TARGET.centres[5] + torch.tensor([0.0, 0.029])
+        assert gm.measure(points, TARGET)[[0, 2]].tolist() == [covered, covered]
+        points[:n] = TARGET.centres[5] + torch.tensor([0.0, 0.031])
+        assert gm.measure(points, TARGET)[[0, 2]].tolist() == [0, covered]
 
 
 def test_basins_reach_half_way_to_the_next_mode():
     half = math.sin(math.pi / 8)
     for factor, basins in ((0.99, 1), (1.01, 0)):
-        points = TARGET[0][0] * (1 + factor * half) * torch.ones(2500, 1)
-        assert gm.measure(points, *TARGET)[2] == basins
+        points = TARGET.centres[0] * (1 + factor * half) * torch.ones(2500, 1)
+        assert gm.measure(points, TARGET)[2] == basins
 
 
 def test_measures_are_taken_of_each_model():
     points = torch.stack([real_points(2500), torch.zeros(2500, 2)]).view(2, 1, 2500, 2)
-    together = gm.measure(points, *TARGET)
+    together = gm.measure(points, TARGET)
     assert together.shape == (2, 1, 4)
-    assert torch.equal(together[1, 0], gm.measure(points[1, 0], *TARGET))
+    assert torch.equal(together[1, 0], gm.measure(points[1, 0], TARGET))
 
 
 def test_untrained_generator_has_every_basin_and_no_mode():
     """Why the strict counts lead: basins alone say nothing of what was learned."""
     G = networks(range(5), ["ls"])[0].float()
-    modes, share, basins, _ = gm.measure(generate(G, range(5))[0, :, :2500], *TARGET).T
+    modes, share, basins, _ = gm.measure(generate(G, range(5))[0, :, :2500], TARGET).T
     assert basins.tolist() == [8] * 5
     assert modes.tolist() == [0] * 5 and share.max() < 0.01
 
@@ -387,12 +390,22 @@ def test_figure_shows_what_the_kernel_hides(tmp_path):
     """A ring and eight modes look much alike in the kernel estimate, and not at all alike as points."""
     angles = 2 * math.pi * torch.rand(2500, generator=torch.Generator().manual_seed(0))
     ring = torch.stack([angles.sin(), angles.cos()], 1)
-    target = (*gm.mixture(doubled=False), 0.01)
-    modes = gm.sample_mixture(*target, 2500, torch.Generator().manual_seed(0))
+    target = gm.make_mixture(doubled=False)
+    modes = gm.sample_mixture(target, 2500, torch.Generator().manual_seed(0))
     grid = torch.linspace(-4, 4, 50)
     assert F.cosine_similarity(*(gm.density(xy, grid).flatten() for xy in (ring, modes)), 0) > 0.9
     cells = [torch.histogramdd(xy, [100, 100], range=[-1.6, 1.6, -1.6, 1.6]).hist for xy in (ring, modes)]
     assert (cells[0] > 0).sum() > 3 * (cells[1] > 0).sum()
+
+
+def test_density_shows_a_cloud_that_lies_between_the_points_of_the_grid():
+    """A generator that has collapsed onto one mode, or beside it, is a spot, not nothing."""
+    grid = torch.linspace(-4, 4, 200)
+    cloud = torch.tensor([0.313, 0.777]) + 1e-3 * torch.randn(2500, 2)
+    shown = gm.density(cloud, grid)
+    assert 4 < (shown > shown.max() / 10).sum() < 40
+    y, x = divmod(int(shown.argmax()), 200)
+    assert abs(grid[x] - 0.313) < 0.04 and abs(grid[y] - 0.777) < 0.04
 
 
 def test_figures_of_a_run(run, tmp_path):
@@ -666,7 +679,7 @@ def test_default_run_directory(run, tmp_path):
 BAD = "--modes 1|--radius 0|--std 0|--std nan|--lr-g -1|--seeds 0|--steps 0|--measure-every 0|--z-dim 0"
 BAD += "|--seed -1|--modes 8 --layout grid|--losses ls,mse|--losses ls,|--updates both|--steps many|--step 3"
 BAD += "|--gpu 99|--gpu -2|--beta1 1|--beta1 nan|extra|--modes 100000000|--radius 1e38|--std inf|--std 1e7"
-BAD += "|--losses ls,ls|--figure 3|--out |--resume "
+BAD += "|--std 1e-6|--losses ls,ls|--figure 3|--out |--resume "
 
 
 @pytest.mark.parametrize("flags", BAD.split("|"))

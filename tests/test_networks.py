@@ -33,7 +33,7 @@ def fill(net: torch.nn.Module) -> torch.nn.Module:
             continue
         if name.endswith("running_var"):
             tensor.copy_(1 + 0.5 * values)
-        elif name.endswith("weight") and tensor.ndim == 1:  # batch normalisation's gamma
+        elif name.endswith("weight") and tensor.ndim == 1:  # batch normalization's gamma
             tensor.copy_(1 + 0.3 * values)
         elif tensor.ndim == 1:
             tensor.copy_(0.5 * values)

@@ -328,9 +328,9 @@ def test_nothing_is_left_of_a_second_run_that_finds_the_array_complete(tmp_path,
     """It finds that out when it has the lock."""
     run(spec)
     before, found = names(tmp_path), []
-    is_complete = prepare.is_complete
+    is_finished = prepare.is_finished
     monkeypatch.setattr(
-        prepare, "is_complete", lambda *a: found.append(1) or len(found) > 1 and is_complete(*a)
+        prepare, "is_finished", lambda *a: found.append(1) or len(found) > 1 and is_finished(*a)
     )
     run(spec)
     assert len(found) == 2 and names(tmp_path) == before

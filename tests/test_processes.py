@@ -15,7 +15,7 @@ STEPS, BATCH = 3, 4
 
 
 def plain_networks():
-    """G, D without batch normalisation, as each process has its own statistics, and SGD: unlike Adam's, its
+    """G, D without batch normalization, as each process has its own statistics, and SGD: unlike Adam's, its
     steps are as long as the gradients. The inputs [steps, batch, features] of all steps."""
     torch.manual_seed(0)
     G = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 5))

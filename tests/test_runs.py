@@ -36,7 +36,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lsgan_scenes as scenes
-from data import DataError, runs
+from data import DataError, Output, runs
 
 SCRIPTS = {  # the smallest run of each, with three steps an epoch
     "lsgan_scenes": "--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 12 --gpu -1",
@@ -85,7 +85,7 @@ def surroundings(tmp_path, monkeypatch):
 save_curves = runs.save_curves  # itself
 
 
-def no_curves(log):
+def no_curves(path, rows):
     pass
 
 
@@ -931,7 +931,7 @@ def test_nothing_in_a_checkpoint_is_unpickled(script, run, tmp_path, name):
 
 
 def first(state):
-    """The state of the first parameter that an optimiser has one of."""
+    """The state of the first parameter that an optimizer has one of."""
     return next(iter(state.values()))
 
 
@@ -949,6 +949,7 @@ BAD_PARTS = {  # what is done to a checkpoint's dict, and what the answer names
     "log of numbers": (lambda good: good.update(log=[1, 2]), "log"),
     "log as dict": (lambda good: good.update(log={"step": [1]}), "log"),
     "log of other rows": (lambda good: good["log"].append("three,words,here\n"), "log"),
+    "log with a short row": (lambda good: good["log"].append("1,2\n"), "log"),
     "learning rate as text": (lambda good: good["args"].update(lr="fast"), "--lr", "fast"),
     "learning rate as list": (lambda good: good["args"].update(lr=[1, 2]), "--lr"),
     "learning rate as dict": (lambda good: good["args"].update(lr={"G": 1}), "--lr"),
@@ -962,11 +963,11 @@ BAD_PARTS = {  # what is done to a checkpoint's dict, and what the answer names
     "other networks": (lambda good: good.update(G=good["D"]), "G", "Missing key"),
     "a layer less": (lambda good: good["D"].popitem(), "D", "Missing key"),
     "a weight as text": (lambda good: good["D"].update({next(iter(good["D"])): "x"}), "D"),
-    "no optimiser": (lambda good: good.pop("opt_d"), "holds no opt_d"),
-    "optimiser without state": (lambda good: good["opt_d"].pop("state"), "opt_d"),
-    "optimiser state as list": (lambda good: good["opt_d"].update(state=[1]), "opt_d"),
-    "optimiser state of fewer weights": (lambda good: good["opt_d"]["state"].popitem(), "opt_d"),
-    "optimiser state of more weights": (lambda good: good["opt_d"]["state"].update({99: {}}), "opt_d"),
+    "no optimizer": (lambda good: good.pop("opt_d"), "holds no opt_d"),
+    "optimizer without state": (lambda good: good["opt_d"].pop("state"), "opt_d"),
+    "optimizer state as list": (lambda good: good["opt_d"].update(state=[1]), "opt_d"),
+    "optimizer state of fewer weights": (lambda good: good["opt_d"]["state"].popitem(), "opt_d"),
+    "optimizer state of more weights": (lambda good: good["opt_d"]["state"].update({99: {}}), "opt_d"),
     "averages of another shape": (
         lambda good: first(good["opt_d"]["state"]).update(exp_avg=torch.zeros(2, 2)),
         "opt_d",
@@ -978,7 +979,7 @@ BAD_PARTS = {  # what is done to a checkpoint's dict, and what the answer names
     ),
     "averages as text": (lambda good: first(good["opt_g"]["state"]).update(exp_avg="x"), "opt_g"),
     "no averages": (lambda good: first(good["opt_g"]["state"]).pop("exp_avg"), "opt_g"),
-    "optimiser step of another shape": (
+    "optimizer step of another shape": (
         lambda good: first(good["opt_g"]["state"]).update(step=torch.zeros(3)),
         "opt_g",
     ),
@@ -1342,13 +1343,22 @@ def test_log_counts_pictures_a_second_and_goes_on_counting_seconds(tmp_path, mon
     assert (tmp_path / "log.csv").read_text() == "".join(rows[1:])
 
 
-def test_curves_are_those_of_the_log(tmp_path, monkeypatch):
+@pytest.fixture
+def curves_of(tmp_path, monkeypatch):
+    """{name: points [n, 2]} of the curves that are drawn of a log's rows."""
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, file, format: drawn.append(figure))
-    (tmp_path / "log.csv").write_text(runs.LOG_HEADER + "10,1,2,3,4,160,4\n30,5,6,7,8,640,6\n")
-    save_curves(tmp_path / "log.csv")
-    lines = {line.get_label(): line.get_xydata().tolist() for axes in drawn[0].axes for line in axes.lines}
-    assert lines == {
+
+    def draw(rows):
+        save_curves(tmp_path / "curves.png", [runs.LOG_HEADER, *rows])
+        return {line.get_label(): line.get_xydata() for axes in drawn[-1].axes for line in axes.lines}
+
+    return draw
+
+
+def test_curves_are_those_of_the_log(curves_of):
+    lines = curves_of(["10,1,2,3,4,160,4\n", "30,5,6,7,8,640,6\n"])
+    assert {name: points.tolist() for name, points in lines.items()} == {
         "d_loss": [[10, 1], [30, 5]],
         "g_loss": [[10, 2], [30, 6]],
         "d_real": [[10, 3], [30, 7]],
@@ -1356,13 +1366,13 @@ def test_curves_are_those_of_the_log(tmp_path, monkeypatch):
     }
 
 
-def test_curves_of_a_long_log_are_means_of_stretches():
-    rows = np.stack([np.arange(1, 2501), np.tile([0, 1], 1250)], 1).astype(float)
-    drawn = runs.average_stretches(rows)
-    assert drawn.shape == (1000, 2) and (drawn[:, 0] == sorted(drawn[:, 0])).all()
-    assert drawn[0].tolist() == [1.5, 0.5]  # rows 1 and 2
-    assert drawn[-1].tolist() == [2499, 2 / 3]  # the last three
-    assert np.array_equal(runs.average_stretches(rows[:1000]), rows[:1000])
+def test_curves_of_a_long_log_are_means_of_stretches(curves_of):
+    rows = [f"{step},{step % 2},0,0,0,1,1\n" for step in range(1, 2501)]
+    points = curves_of(rows)["d_loss"]
+    assert points.shape == (1000, 2) and (np.diff(points[:, 0]) > 0).all()
+    assert points[0].tolist() == [2, 2 / 3]  # steps 1 to 3
+    assert points[-1].tolist() == [2499.5, 0.5]  # the last two
+    assert len(curves_of(rows[:1000])["d_loss"]) == 1000
 
 
 def test_progress_is_of_bounded_length_and_size(tmp_path):
@@ -1384,9 +1394,12 @@ def test_progress_is_of_bounded_length_and_size(tmp_path):
 def test_a_damaged_grid_is_left_out_of_the_progress(tmp_path, capsys):
     (tmp_path / "samples").mkdir()
     bad = tmp_path / "samples/step_00000001.png"
-    bad.write_bytes(b"no picture")
-    runs.save_progress(tmp_path / "samples")
-    assert not (tmp_path / "progress.webp").exists() and str(bad) in capsys.readouterr().out
+    Image.effect_noise((64, 64), 50).save(bad)
+    whole = bad.read_bytes()
+    for damaged in (b"no picture", whole[:-100], whole.replace(b"IDAT", b"IDAX")):
+        bad.write_bytes(damaged)
+        runs.save_progress(tmp_path / "samples")
+        assert not (tmp_path / "progress.webp").exists() and str(bad) in capsys.readouterr().out
     for i in (2, 3):
         Image.new("RGB", (8, 8), (99 * i, 0, 0)).save(tmp_path / f"samples/step_{i:08}.png")
     runs.save_progress(tmp_path / "samples")
@@ -1396,11 +1409,12 @@ def test_a_damaged_grid_is_left_out_of_the_progress(tmp_path, capsys):
 
 def test_a_run_leaves_its_progress_and_curves(script, run, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(runs, "save_curves", drawn.append)
+    monkeypatch.setattr(runs, "save_curves", lambda *given: drawn.append(given))
     assert run("--steps", 4, "--sample-every", 2, "--lr", 0.1, "--out", tmp_path / "run")[0] == 0
     with Image.open(tmp_path / "run/progress.webp") as film:
         assert film.n_frames == 2
-    assert drawn == [tmp_path / "run/log.csv"]
+    ((path, rows),) = drawn
+    assert path == tmp_path / "run/curves.png" and "".join(rows) == (tmp_path / "run/log.csv").read_text()
     assert run("--steps", 0, "--out", tmp_path / "nothing")[0] == 0
     assert not (tmp_path / "nothing/progress.webp").exists()
 
@@ -1430,12 +1444,19 @@ def test_names_that_are_not_utf_8(script, run, tmp_path):
     flags = "--data", data, "--batch-size", 3
     assert run(*flags, "--steps", 1)[0] == 0
     (folder,) = (tmp_path / "runs").iterdir()
-    assert (
-        "photos \\udcff"
-        in json.loads((folder / "args.json").read_text())["data"].encode("ascii", "backslashreplace").decode()
-    )
+    assert json.loads((folder / "args.json").read_text())["data"] == str(data)
     assert run("--resume", folder / "last.pt", "--steps", 2, *flags)[0] == 0
     assert state(folder)["step"] == 2
+
+
+def test_a_terminal_that_is_closed_does_not_end_a_run():
+    terminal, inside = os.openpty()
+    with os.fdopen(inside, "w") as stream:
+        os.close(terminal)
+        output = Output(stream)
+        for _ in range(2):
+            output.write("step 1\n")
+            output.flush()
 
 
 @shell

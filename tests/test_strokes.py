@@ -52,7 +52,7 @@ def test_all_3740_classes_differ():
     assert np.sqrt(distances.min() / 784) > 15  # grey levels
 
 
-def test_a_class_is_recognised_by_its_drawings():
+def test_a_class_is_recognized_by_its_drawings():
     """Other drawings are nearest to the mean of their own class, mostly."""
     train, labels = draw_all(30, "train")
     assert (train.shape, labels.dtype) == ((3_000, 28, 28), np.int64)
