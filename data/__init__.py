@@ -71,7 +71,8 @@ def one_line_errors(prog: str, again: str = "") -> Iterator[None]:
         if isinstance(error, MemoryError) or any(words in reason.lower() for words in OUT_OF_MEMORY):
             first, _, _ = reason.partition(". ")
             detail = f" ({first})" if first else ""
-            fail(prog, f"out of memory{detail}: use smaller settings")
+            advice = "use smaller settings, such as --batch-size, --size or --width"
+            fail(prog, f"out of memory{detail}: {advice}")
         if "DataLoader worker" in reason:
             fail(prog, f"{reason.strip(' .')}; try --workers 0")
         raise

@@ -34,6 +34,7 @@ from data.characters import open_characters
 from data.images import cache_path, decode_all, open_images
 from data.runs import at_least, load_checkpoint, new_file, save_checkpoint, wilson, write_file
 
+LEAST = 200  # pictures on either side that KID needs: the size of its subsets
 LEAST_STEPS = 400  # of the classifier's training: half a minute to two minutes on a CPU
 IN_MEMORY = 2e9  # bytes of decoded real pictures that are kept in memory; more are read as they are needed
 Pictures = np.ndarray | Tensor | Dataset  # uint8 [n, H, W, 3], or grey [n, H, W]
@@ -79,7 +80,8 @@ def make_extractor(name: str, size: int, seed: int = 0) -> nn.Module:
     """
     if name == "random":
         net = Network(size, 64, seed=seed)
-        net.head, net.title = None, f"random, 64 features, seed {seed}"
+        net.head = None
+        net.title = f"random, 64 features, seed {seed}"
         return net
     try:
         from torch_fidelity import feature_extractor_inceptionv3 as inception
@@ -90,7 +92,8 @@ def make_extractor(name: str, size: int, seed: int = 0) -> nn.Module:
     except (OSError, RuntimeError) as error:
         where = f"get {inception.URL_INCEPTION_V3} into {torch.hub.get_dir()}/checkpoints"
         raise DataError(f"Inception's weights cannot be downloaded ({error}): {where}") from error
-    net.head, net.title = net.fc, "inception, 2048 features"
+    net.head = net.fc
+    net.title = "inception, 2048 features"
     return net
 
 
@@ -105,14 +108,14 @@ def fetch(pictures: Pictures, indices: np.ndarray, device: Device = "cpu") -> Te
 def features(pictures: Pictures, extractor: nn.Module, device: Device = "cpu") -> Tensor:
     """Pictures -> float64 [n, d] on the CPU, in eval mode."""
     extractor.to(device).eval()  # not in inference mode: weights moved there could never be trained again
-    found = []
+    parts = []
     with torch.inference_mode():
         for start in tqdm(range(0, len(pictures), 200), desc="features", leave=False, disable=None):
             output = extractor(fetch(pictures, np.arange(start, min(start + 200, len(pictures))), device))
             if isinstance(output, tuple):  # Inception's
                 output = output[0]
-            found.append(output.double().cpu())
-    return torch.cat(found)
+            parts.append(output.double().cpu())
+    return torch.cat(parts)
 
 
 # ---------------------------------------------------------------- classifier
@@ -200,15 +203,15 @@ def keep_classifier(path: Path, net: Network) -> None:
         print(f"the classifier is not kept for the next time: {error}", file=sys.stderr)
 
 
-def logits_of(found: Tensor, head: nn.Linear) -> Tensor:
+def logits_of(x: Tensor, head: nn.Linear) -> Tensor:
     """Features [n, d], float64 on the CPU -> logits [n, classes], the same."""
-    return found @ head.weight.detach().double().cpu().T
+    return x @ head.weight.detach().double().cpu().T
 
 
-def count_correct(net: Network, found: Tensor, labels: Tensor | np.ndarray, k: int = 1) -> int:
-    """For how many of the features [n, d] the label is among the k largest logits of `net`."""
+def count_correct(net: Network, x: Tensor, labels: Tensor | np.ndarray, k: int = 1) -> int:
+    """For how many of the features x [n, d] the label is among the k largest logits of `net`."""
     correct = 0
-    for part, y in zip(found.split(4096), torch.as_tensor(labels).split(4096)):
+    for part, y in zip(x.split(4096), torch.as_tensor(labels).split(4096)):
         logits = logits_of(part, net.head)
         top = logits.topk(min(k, logits.shape[1])).indices
         correct += int((top == y[:, None]).sum())
@@ -221,26 +224,26 @@ def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[s
 
     FID (Heusel et al. 2017): nan for fewer than 4 d pictures, where it is mostly bias. KID (Binkowski et al.
     2018): mean and deviation over 100 subsets of 200, DataError for fewer pictures; the deviation is of the
-    subsets, which share pictures, and no error of the mean. Precision, recall
-    (Kynkaanniemi et al. 2019): 3 nearest neighbours, at most 10,000 pictures. Diversity: root mean square
-    distance of two generated pictures' features, over that of two real ones'. With `head`, which makes logits
-    of features: IS, the Inception Score (Salimans et al. 2016), a mean over 10 parts.
+    subsets, which share pictures, and not a standard error of the mean. Precision, recall (Kynkaanniemi et
+    al. 2019): 3 nearest neighbours, at most 10,000 pictures. Diversity: root mean square distance of two
+    generated pictures' features, over that of two real ones'. With `head`, which makes logits of features:
+    IS, the Inception Score (Salimans et al. 2016), a mean over 10 parts.
     """
     try:
         from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
     except ImportError as error:
         raise DataError(f"scores need torch-fidelity: pip install torch-fidelity ({error})") from error
     least, enough = min(len(fake), len(real)), 4 * fake.shape[1]
-    if least < 200:
+    if least < LEAST:
         here = f"{len(fake):,} generated, {len(real):,} real"
-        raise DataError(f"KID needs 200 pictures on both sides, FID {enough:,}; here are {here}")
+        raise DataError(f"KID needs {LEAST} pictures on both sides, FID {enough:,}; here are {here}")
 
     found = {"FID": float("nan")}
     if least >= enough:
         statistics = [metric_fid.fid_features_to_statistics(x) for x in (fake, real)]
         fid = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
         found["FID"] = fid[metric_fid.KEY_METRIC_FID]
-    kid = metric_kid.kid_features_to_metric(fake, real, kid_subset_size=200, verbose=False)
+    kid = metric_kid.kid_features_to_metric(fake, real, kid_subset_size=LEAST, verbose=False)
     found["KID"] = kid[metric_kid.KEY_METRIC_KID_MEAN]
     found["KID std"] = kid[metric_kid.KEY_METRIC_KID_STD]
     some = [x[np.linspace(0, len(x) - 1, min(len(x), 10_000)).astype(int)] for x in (fake, real)]
@@ -261,13 +264,13 @@ def readability(samples: np.ndarray, labels: np.ndarray, net: Network, test: Lab
     diversity in a class is the root mean square pixel distance of two of its pictures, over that of two real
     ones; nan if no class has two of both.
     """
-    seen = features(samples, net, device)
+    fake_features = features(samples, net, device)
     ids = np.unique(labels)
     n, n_test = len(labels), len(test.labels)
     found = {"read by": net.title, "classes": f"{len(ids):,} of {net.head.out_features:,}"}
     found["top-1, real"] = (net.correct / n_test, *wilson(net.correct, n_test))
     for k in (1, 5):
-        correct = count_correct(net, seen, labels, k)
+        correct = count_correct(net, fake_features, labels, k)
         found[f"top-{k}, generated"] = (correct / n, *wilson(correct, n))
 
     real_pictures, real_labels = np.asarray(test.pictures), np.asarray(test.labels)
@@ -282,36 +285,44 @@ def readability(samples: np.ndarray, labels: np.ndarray, net: Network, test: Lab
 
 
 # ---------------------------------------------------------------- neighbours
-def nearest(found: Tensor, train: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest rows of train [n, d] to each row of found [m, d]: distances and places, [m, k] each."""
-    near = [torch.cdist(part, train).topk(k, largest=False) for part in found.split(100)]
+def nearest(x: Tensor, train: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest rows of train [n, d] to each row of x [m, d]: distances and places, [m, k] each."""
+    near = [torch.cdist(part, train).topk(k, largest=False) for part in x.split(100)]
     return torch.cat([part.values for part in near]), torch.cat([part.indices for part in near])
 
 
-def copying(fake: Tensor, train: Tensor) -> dict[str, float | tuple]:
-    """Do generated pictures lie nearer to training pictures than new real ones do?
+def held_out_distances(train: Tensor) -> Tensor:
+    """Distances of training pictures (at most 2,000, evenly spread), each to the nearest of all the others.
 
-    fake, train: features [n, d]. New real pictures are training pictures (at most 2,000, evenly spread), each
-    held out from all the others. The share (share, low, high) is of those generated pictures that are nearer
-    to a training picture than 95 % of the held-out ones: new real pictures give 5 % on average, copies 100 %.
-    The 95 % interval counts both samples, the generated pictures and the held-out ones that set the limit.
-    Raises DataError where so many real pictures are there twice that nothing can be told.
+    train: features [n, d]. Raises DataError if so many pictures are duplicates that copies cannot be told.
     """
     some = np.linspace(0, len(train) - 1, min(len(train), 2000)).astype(int)
-    real = nearest(train[some], train, 2)[0][:, 1]  # [:, 0] is the picture itself
-    mine = nearest(fake, train, 1)[0][:, 0]
-    limit = torch.quantile(real, 0.05)
-    if limit <= 1e-3 * real.median():
-        raise DataError("more than 5 % of the real pictures are there twice: remove the copies")
-    hits, n = int((mine < limit).sum()), len(mine)
+    distances = nearest(train[some], train, 2)[0][:, 1]  # [:, 0] is the picture itself
+    if torch.quantile(distances, 0.05) <= 1e-3 * distances.median():
+        raise DataError("more than 5 % of the real pictures are duplicates: remove them")
+    return distances
+
+
+def copying(fake: Tensor, train: Tensor, held_out: Tensor) -> dict[str, float | tuple]:
+    """Do generated pictures lie nearer to training pictures than new real ones do?
+
+    fake, train: features [n, d]. held_out: what held_out_distances says of train; these pictures stand for
+    new real ones. The share (share, low, high) is of those generated pictures that are nearer to a training
+    picture than 95 % of the held-out ones: new real pictures give 5 % on average, copies 100 %. (A classifier
+    that has learned its training pictures by heart gives new ones more.) The 95 % interval counts both
+    samples, the generated pictures and the held-out ones that set the limit.
+    """
+    distances = nearest(fake, train, 1)[0][:, 0]
+    limit = torch.quantile(held_out, 0.05)
+    hits, n = int((distances < limit).sum()), len(distances)
     share, (low, high) = hits / n, wilson(hits, n)
-    of_limit = 1.96 * (0.05 * 0.95 / len(some)) ** 0.5
+    of_limit = 1.96 * (0.05 * 0.95 / len(held_out)) ** 0.5
     low = max(share - np.hypot(share - low, of_limit), 0.0)
     high = min(share + np.hypot(high - share, of_limit), 1.0)
     return {
-        "to the nearest training picture": float(mine.median()),
-        "the same, held-out real pictures": float(real.median()),
-        "nearer than 95 % of those": (share, float(low), float(high)),
+        "distance to training": float(distances.median()),
+        "distance of held-out real": float(held_out.median()),
+        "nearer than 95 % of held-out real": (share, float(low), float(high)),
     }
 
 
@@ -327,14 +338,15 @@ def add_neighbours(
 
     sets, fakes: generated pictures, and their features. pictures, train: what the generator was trained on,
     and its features. The PNG: the eight samples that lie nearest to training pictures, each in front of the
-    three nearest of these. If copying cannot tell, prints why.
+    three nearest of these. If copies cannot be told, prints why.
     """
     try:
-        for row, fake in zip(rows, fakes):
-            row |= copying(fake, train)
+        held_out = held_out_distances(train)
     except DataError as error:
         print(f"data.score: --neighbours: {error}", file=sys.stderr)
         return
+    for row, fake in zip(rows, fakes):
+        row |= copying(fake, train, held_out)
     best = best_of(rows)
     distances, places = nearest(fakes[best], train, 3)
     shown = []
@@ -372,8 +384,12 @@ def load_samples(path: Path | str) -> np.ndarray:
 def load_labels(path: Path | str, n: int, classes: int) -> np.ndarray:
     """The class ids that --sample wrote beside its samples -> int64 [n]."""
     labels = load_array(path)
-    if labels.dtype.kind not in "iu" or labels.shape != (n,) or labels.min() < 0 or labels.max() >= classes:
-        raise DataError(f"{path} holds {labels.dtype} {labels.shape}, not {n:,} class ids below {classes:,}")
+    if labels.dtype.kind not in "iu" or labels.shape != (n,):
+        raise DataError(f"{path} holds {labels.dtype} {labels.shape}, not {n:,} class ids")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(
+            f"{path} holds ids of {labels.min()} to {labels.max()}, not all of 0 to {classes - 1:,}"
+        )
     return labels.astype(np.int64)
 
 
@@ -405,7 +421,7 @@ def print_scores(paths: list[Path], rows: list[dict]) -> None:
     same = [name for name in names if all(text[name] == texts[0][name] for text in texts)]
     for name in same:
         print(f"{name:34}{texts[0][name]}")
-    if len(same) == len(names):
+    if len(rows) == 1:
         return
     columns = [name for name in names if name not in same]
     table = [["samples", *columns, ""]]
@@ -469,7 +485,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add = parser.add_argument
     add("samples", nargs="+", type=Path, help="samples.npy of --sample; for characters, beside labels.npy")
     add("--data", required=True, help="the real pictures, as given to the script")
-    add("--extractor", choices=["inception", "classifier", "random"], required=True, help="of the features")
+    add("--extractor", choices=["inception", "classifier", "random"], required=True, help="feature extractor")
     add("--fit", default="squash", help="as given to the script")
     add("--limit", type=at_least(0), default=0, help="pictures: use so many real ones, spread evenly; 0: all")
     add("--classes", type=at_least(0), default=0, help="characters: as given to the script")
@@ -479,7 +495,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         "--neighbours",
         type=new_file(".png"),
         metavar="FILE",
-        help="are pictures copied? write a PNG of the nearest, too",
+        help="how many samples are copies of training pictures? and a PNG of the nearest",
     )
     return parser.parse_args(argv)
 
@@ -494,29 +510,37 @@ def open_sets(paths: list[Path]) -> list[np.ndarray]:
     return sets
 
 
+def check_enough(sets: list[np.ndarray], n_real: int) -> None:
+    """Raises DataError if KID would fail, before anything takes time."""
+    fewest = min(n_real, *(len(samples) for samples in sets))
+    if fewest < LEAST:
+        raise DataError(f"KID needs {LEAST} pictures on both sides; here are {fewest:,}")
+
+
 def score_set(fake: Tensor, real: Tensor, net: nn.Module) -> dict[str, float | str]:
     """compare() of features of generated and of real pictures by `net`, after what they rest on."""
-    n = f"{len(fake):,} generated, {len(real):,} real"
-    found = compare(fake, real, net.head)
-    if np.isnan(found["FID"]):
-        n += f" (FID needs {4 * fake.shape[1]:,} of each)"
-    return {"extractor": net.title, "pictures": n} | found
+    counts = f"{len(fake):,} generated, {len(real):,} real"
+    scores = compare(fake, real, net.head)
+    if np.isnan(scores["FID"]):
+        counts += f" (FID needs {4 * fake.shape[1]:,} of each)"
+    return {"extractor": net.title, "pictures": counts} | scores
 
 
 def score_pictures(args: Namespace, sets: list[np.ndarray], device: Device) -> list[dict]:
     """A row of scores for each set of pictures, uint8 [n, size, size, 3]: against those it was trained on."""
     size = sets[0].shape[1]
     images = open_images(args.data, size, args.fit, args.limit or None)
+    check_enough(sets, len(images))
     real = decode_all(images) if images.nbytes <= IN_MEMORY else images
     if args.extractor == "classifier":
         net = load_classifier(*split_train_test(real, images.labels), device)
     else:
         net = make_extractor(args.extractor, size)
-    seen = features(real, net, device)
+    real_features = features(real, net, device)
     fakes = [features(samples, net, device) for samples in sets]
-    rows = [score_set(fake, seen, net) for fake in fakes]
+    rows = [score_set(fake, real_features, net) for fake in fakes]
     if args.neighbours:
-        add_neighbours(args.neighbours, rows, sets, fakes, real, seen)
+        add_neighbours(args.neighbours, rows, sets, fakes, real, real_features)
     return rows
 
 
@@ -529,14 +553,15 @@ def score_characters(args: Namespace, sets: list[np.ndarray], device: Device) ->
         raise DataError("--limit is for pictures; of characters --classes uses fewer")
     settings = args.data, args.charset, args.classes or None, args.fit
     train, test = (open_characters(*settings, split) for split in ("train", "test"))
+    check_enough(sets, len(test.labels))
     labels = []
     for path, samples in zip(args.samples, sets):
         labels.append(load_labels(path.with_name("labels.npy"), len(samples), len(train.class_names)))
     reader = load_classifier(train, test, device)
     net = reader if args.extractor == "classifier" else make_extractor(args.extractor, 28)
-    seen = features(test.pictures, net, device)
+    real_features = features(test.pictures, net, device)
     fakes = [features(samples, net, device) for samples in sets]
-    rows = [score_set(fake, seen, net) for fake in fakes]
+    rows = [score_set(fake, real_features, net) for fake in fakes]
     for row, samples, y in zip(rows, sets, labels):
         row |= readability(samples, y, reader, test, device)
     if args.neighbours:

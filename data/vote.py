@@ -12,9 +12,9 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 from collections import defaultdict
-from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,9 +68,10 @@ def make_page(a: np.ndarray, b: np.ndarray, pairs: int = 200, seed: int = 0) -> 
             shown.append([from_a, from_b])
         else:
             shown.append([from_b, from_a])
-        length += len(json.dumps(shown[-1])) + len(", ")
+        length += len(from_a) + len(from_b) + len('["", ""], ')
         if length > LARGEST_PAGE:
-            raise DataError(f"{pairs:,} pairs make a page above {LARGEST_PAGE / 1e6:g} MB: --pairs {pair}")
+            advice = f"--pairs {pair}" if pair else "the pictures are too large"
+            raise DataError(f"{pairs:,} pairs make a page above {LARGEST_PAGE / 1e6:g} MB: {advice}")
     return study, template.replace("STUDY", json.dumps({"id": study, "pairs": shown}))
 
 
@@ -143,44 +144,72 @@ def read_votes(paths: list[str]) -> list[Vote]:
     return votes
 
 
-def count(votes: list[Vote]) -> dict[str, int]:
-    """Votes -> how many are for A, had A on the left, chose the left; and how often two voters agreed."""
-    found = {"votes": len(votes), "voters": len({vote.voter for vote in votes})}
-    found |= {"A chosen": 0, "A left": 0, "left chosen": 0}
+def count(votes: list[Vote]) -> dict[str, np.ndarray]:
+    """Counts for each pair that was judged, int [pairs] each.
+
+    Its votes, those for A, those with A on the left, those for the left; the comparisons of two of its
+    voters, and in how many of them they agree.
+    """
     by_pair = defaultdict(list)
     for vote in votes:
-        picture_of_a = 0 if first_is_a(vote.study, vote.pair) else 1
-        found["A chosen"] += vote.chosen == picture_of_a
-        found["A left"] += vote.left == picture_of_a
-        found["left chosen"] += vote.chosen == vote.left
-        by_pair[vote.pair].append(vote.chosen)
-    shared = [chosen for chosen in by_pair.values() if len(chosen) > 1]
-    comparisons = [two for chosen in shared for two in combinations(chosen, 2)]  # of two voters' choices
-    found |= {"shared pairs": len(shared), "comparisons": len(comparisons)}
-    return found | {"agreements": sum(first == second for first, second in comparisons)}
+        by_pair[vote.pair].append(vote)
+    rows = []
+    for pair, of_pair in by_pair.items():
+        picture_of_a = 0 if first_is_a(votes[0].study, pair) else 1
+        n = len(of_pair)
+        for_a = sum(vote.chosen == picture_of_a for vote in of_pair)
+        row = {
+            "votes": n,
+            "A chosen": for_a,
+            "A left": sum(vote.left == picture_of_a for vote in of_pair),
+            "left chosen": sum(vote.chosen == vote.left for vote in of_pair),
+            "comparisons": math.comb(n, 2),
+            "agreements": math.comb(for_a, 2) + math.comb(n - for_a, 2),
+        }
+        rows.append(row)
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def share(k: int, n: int) -> str:
-    """k of n in per cent, with the 95 % Wilson interval."""
-    low, high = wilson(k, n)
-    return f"{k / n:.1%} (95 % interval {low:.1%} to {high:.1%})"
+def interval(hits: np.ndarray, trials: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the share of hits among trials, int [pairs] each.
+
+    With one trial a pair it is Wilson's. Several on one pair depend on each other: then pairs are resampled
+    (percentile bootstrap), which holds for new pairs, not for new voters, and is too narrow for few pairs.
+    """
+    if trials.max() == 1:
+        return wilson(int(hits.sum()), int(trials.sum()))
+    random = np.random.default_rng(0)
+    chosen = random.integers(len(hits), size=(2000, len(hits)))
+    low, high = np.quantile(hits[chosen].sum(1) / trials[chosen].sum(1), (0.025, 0.975))
+    return float(low), float(high)
 
 
-def report(found: dict[str, int]) -> str:
-    """What `count` found, in words."""
+def share(hits: np.ndarray, trials: np.ndarray) -> str:
+    """The share of hits among trials, int [pairs] each, in per cent with its 95 % interval."""
+    low, high = interval(hits, trials)
+    return f"{hits.sum() / trials.sum():.1%} (95 % interval {low:.1%} to {high:.1%})"
+
+
+def report(votes: list[Vote]) -> str:
+    """What `count` finds, in words."""
+    found = count(votes)
     n = found["votes"]
-    lines = [f"{n} votes of {found['voters']} voters; the intervals take all of them as independent"]
+    voters = len({vote.voter for vote in votes})
+    lines = [f"{len(votes)} votes of {voters} voters on {len(n)} pairs; the intervals are over pairs"]
     lines.append(f"A looked more real in {share(found['A chosen'], n)}")
-    if found["comparisons"]:
-        agree = share(found["agreements"], found["comparisons"])
-        lines.append(f"two voters of one pair agreed in {agree}; {found['shared pairs']} pairs are shared")
+    shared = found["comparisons"] > 0
+    if shared.any():
+        agree = share(found["agreements"][shared], found["comparisons"][shared])
+        lines.append(f"two voters of one pair agreed in {agree}; {shared.sum()} pairs are shared")
     else:
         lines.append("agreement: no pair was judged by two voters")
-    lines.append(f"A stood on the left in {share(found['A left'], n)}")
-    low, high = wilson(found["A left"], n)
+    # The sides are drawn for each vote, so these are independent.
+    on_left = int(found["A left"].sum())
+    low, high = wilson(on_left, len(votes))
+    lines.append(f"A stood on the left in {on_left / len(votes):.1%} (95 % interval {low:.1%} to {high:.1%})")
     if not low <= 0.5 <= high:
         lines.append(
-            "warning: the interval does not hold 50 %; with a fair draw that happens in 1 study of 20"
+            "warning: the interval does not contain 50 %; with a fair draw that happens in 1 study of 20"
         )
     lines.append(f"the left picture was chosen in {share(found['left chosen'], n)}")
     return "\n".join(lines)
@@ -205,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
                 parser.error("--count takes CSV files only")
             votes = read_votes(args.count)
             print(f"study {votes[0].study}")
-            print(report(count(votes)))
+            print(report(votes))
             return
         if len(args.samples) != 2:
             parser.error("give two samples.npy, of A and of B, or --count and CSV files")

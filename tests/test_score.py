@@ -346,7 +346,9 @@ def test_real_handwriting_is_learned(real_data):
 # ---------------------------------------------------------------- copies
 def share_of_copies(fake, train):
     net = make_extractor("random", 32)
-    return score.copying(features(fake, net), features(train, net))["nearer than 95 % of those"]
+    real = features(train, net)
+    found = score.copying(features(fake, net), real, score.held_out_distances(real))
+    return found["nearer than 95 % of held-out real"]
 
 
 def test_a_generator_that_copies_is_caught(rooms):
@@ -372,7 +374,8 @@ def test_the_interval_of_copies_holds_5_percent_for_an_honest_generator(n):
     rng, held = np.random.default_rng(0), 0
     for _ in range(100):
         fake, train = torch.from_numpy(rng.normal(size=(1000, 8))), torch.from_numpy(rng.normal(size=(n, 8)))
-        _, low, high = score.copying(fake, train)["nearer than 95 % of those"]
+        found = score.copying(fake, train, score.held_out_distances(train))
+        _, low, high = found["nearer than 95 % of held-out real"]
         held += low <= 0.05 <= high
     assert (
         88 <= held <= 100
@@ -385,7 +388,7 @@ def test_an_untrained_generator_copies_nothing(rooms):
 
 
 def test_real_pictures_that_are_there_twice_hide_copies_and_are_named(rooms):
-    with pytest.raises(DataError, match="there twice"):
+    with pytest.raises(DataError, match="duplicates"):
         share_of_copies(rooms[:20], np.concatenate([rooms[:200], rooms[:100]]))
 
 
@@ -398,7 +401,7 @@ def test_neighbours_show_the_copied_picture(rooms, tmp_path, capsys, monkeypatch
     np.save("samples.npy", fake)
     command = "samples.npy --data photos --extractor random --neighbours near.png"
     score.main(command.split())
-    assert re.search(r"nearer than 95 % of those +\d.*% interval", capsys.readouterr().out)
+    assert re.search(r"nearer than 95 % of held-out real +\d.*% interval", capsys.readouterr().out)
     with Image.open("near.png") as image:
         grid = np.asarray(image)
     assert grid.shape == (8 * 34 + 2, 4 * 34 + 2, 3)
@@ -432,7 +435,7 @@ def test_characters_are_scored_and_read(tmp_path, capsys, monkeypatch, untrained
     assert table.count("classifier, ") == 2  # the extractor and the reader
     assert "12 of 12" in table and "top-5, generated" in table
     command = ["samples.npy", "--data", "strokes", "--extractor", "random", "--classes"]
-    assert "not 240 class ids below 11" in refused(capsys, *command, 11)
+    assert "ids of 0 to 11, not all of 0 to 10" in refused(capsys, *command, 11)
     np.save("labels.npy", labels[::10])
     assert "not 240 class ids" in refused(capsys, *command, 12)
     Path("labels.npy").unlink()
@@ -554,6 +557,29 @@ def test_bad_samples_are_one_line(tmp_path, capsys, name):
     assert expected in line and str(path) in line
 
 
+def test_data_without_labels_have_no_classifier(rooms, tmp_path, capsys):
+    path = tmp_path / "samples.npy"
+    np.save(path, rooms[:200])
+    line = refused(capsys, path, "--data", "rooms", "--limit", 200, "--extractor", "classifier")
+    assert "labelled" in line
+
+
+def test_too_few_pictures_are_refused_before_a_classifier_is_trained(tmp_path, capsys, untrained):
+    np.save(tmp_path / "samples.npy", np.zeros((100, 28, 28, 1), np.uint8))
+    np.save(tmp_path / "labels.npy", np.zeros(100, int))
+    command = tmp_path / "samples.npy", "--data", "strokes", "--classes", 3, "--extractor", "classifier"
+    assert "KID needs 200 pictures on both sides" in refused(capsys, *command) and not untrained
+
+
+def test_files_with_equal_scores_are_named(rooms, tmp_path, capsys):
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", rooms[:200])
+    paths = [str(tmp_path / f"{name}.npy") for name in "ab"]
+    score.main([*paths, *"--data rooms --limit 200 --extractor random".split()])
+    printed = capsys.readouterr().out
+    assert all(path in printed for path in paths)
+
+
 def test_samples_are_never_unpickled(tmp_path, capsys):
     (tmp_path / "samples.npy").write_bytes(malicious(tmp_path / "was run"))
     refused(capsys, tmp_path / "samples.npy", "--data", "rooms", "--extractor", "random")
@@ -566,5 +592,4 @@ def test_bad_arguments_are_one_line(tmp_path, capsys):
     assert "--extractor" in refused(capsys, path, "--data", "rooms")
     assert "invalid choice" in refused(capsys, path, "--data", "rooms", "--extractor", "vgg")
     assert "nowhere" in refused(capsys, path, "--data", tmp_path / "nowhere", "--extractor", "random")
-    assert "labelled" in refused(capsys, path, "--data", "rooms", "--limit", 9, "--extractor", "classifier")
     assert "KID needs 200" in refused(capsys, path, "--data", "rooms", "--limit", 9, "--extractor", "random")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from data import DataError, vote
 from data.images import open_images
+from data.runs import wilson
 
 HEADER = "study,voter,pair,left,chosen\n"
 STUDY = "0123456789ab-4"
@@ -155,21 +156,20 @@ def test_count_by_hand(tmp_path, call):
     (tmp_path / "votes1.csv").write_text(HEADER + "".join(anne))
     (tmp_path / "votes2.csv").write_text(HEADER + "".join(bert))
     paths = [str(tmp_path / "votes1.csv"), str(tmp_path / "votes2.csv")]
-    assert vote.count(vote.read_votes(paths)) == {
-        "votes": 7,
-        "voters": 2,
-        "A chosen": 5,
-        "A left": 2,
-        "left chosen": 4,  # Anne's for pairs 0 and 2, where A is on the left, and Bert's two for B
-        "shared pairs": 3,
-        "comparisons": 3,
-        "agreements": 1,
+    found = vote.count(vote.read_votes(paths))
+    assert {name: numbers.tolist() for name, numbers in found.items()} == {  # of pairs 0 to 3
+        "votes": [1, 2, 2, 2],
+        "A chosen": [1, 2, 1, 1],
+        "A left": [1, 0, 1, 0],
+        "left chosen": [1, 0, 1 + 1, 0 + 1],  # Anne's for A on the left, and Bert's two for B on the left
+        "comparisons": [0, 1, 1, 1],
+        "agreements": [0, 1, 0, 0],
     }
     code, out, _ = call(vote.main, "--count", *paths)
     assert code == 0
     assert f"study {STUDY}" in out
-    assert "A looked more real in 71.4% (95 % interval 35.9% to 91.8%)" in out
-    assert "agreed in 33.3%" in out
+    assert "7 votes of 2 voters on 4 pairs" in out and "A looked more real in 71.4% (95 % interval" in out
+    assert "agreed in 33.3% (95 % interval 6.1% to 79.2%); 3 pairs are shared" in out  # Wilson's of 1 in 3
     assert "warning" not in out
 
 
@@ -178,14 +178,25 @@ def test_three_voters_of_a_pair_are_three_twos():
         row(voter, 0, True, chose_a) for voter, chose_a in ((ANNE, True), (BERT, True), ("cccccccc", False))
     ]
     found = vote.count([vote.read_vote(line.strip().split(",")) for line in rows])
-    assert (found["shared pairs"], found["comparisons"], found["agreements"]) == (1, 3, 1)
+    assert (found["comparisons"].tolist(), found["agreements"].tolist()) == ([3], [1])
+
+
+def test_intervals_hold_what_other_pairs_would_give():
+    """Twenty voters, and pairs that differ: 2,000 votes are no 2,000 independent ones."""
+    random, held = np.random.default_rng(0), 0
+    for _ in range(100):
+        preference = random.uniform(size=100)  # of each pair for A; its mean over all pairs there are is 0.5
+        low, high = vote.interval(random.binomial(20, preference), np.full(100, 20))
+        held += low <= 0.5 <= high
+    assert held >= 88
+    assert vote.interval(np.array([1, 0, 1, 1]), np.ones(4, int)) == wilson(3, 4)
 
 
 def test_sides_out_of_balance_are_reported():
     study = "0123456789ab-100"
     rows = [row(ANNE, pair, left_is_a=pair > 30, chose_a=True, study=study) for pair in range(100)]
-    text = vote.report(vote.count([vote.read_vote(line.strip().split(",")) for line in rows]))
-    assert "A stood on the left in 69.0%" in text and "does not hold 50 %" in text
+    text = vote.report([vote.read_vote(line.strip().split(",")) for line in rows])
+    assert "A stood on the left in 69.0%" in text and "does not contain 50 %" in text
     assert "no pair was judged by two voters" in text
 
 
@@ -420,9 +431,9 @@ def test_whole_study_by_tap_on_a_telephone_with_undo_and_reload(page, browser):
         b_on_the_left += side == "left"
         page.tap(side)
     found = vote.count(page.download()[1])
-    assert (found["votes"], found["A chosen"]) == (8, 0)
-    assert found["A left"] == 8 - b_on_the_left
-    assert found["left chosen"] == b_on_the_left
+    assert (found["votes"].sum(), found["A chosen"].sum()) == (8, 0)
+    assert found["A left"].sum() == 8 - b_on_the_left
+    assert found["left chosen"].sum() == b_on_the_left
 
 
 @pytest.mark.browser
