@@ -406,6 +406,12 @@ RULE = (
 )
 
 
+def relative_fid(fid: float, real: float, untrained: float) -> float:
+    """A FID on RULE's scale: 0 for `real`, that of other real pictures; 1 for an untrained generator's."""
+    fid = max(fid, 1e-9)  # rounding can make it negative
+    return math.log(fid / real) / math.log(untrained / real)
+
+
 def verdict(fid: float, diversity: float, real: float, untrained: float) -> str:
     """Applies RULE: one of VERDICTS.
 
@@ -414,8 +420,7 @@ def verdict(fid: float, diversity: float, real: float, untrained: float) -> str:
     """
     if not (math.isfinite(fid) and math.isfinite(diversity)):
         return "diverged"
-    fid = max(fid, 1e-9)  # rounding can make it negative
-    relative = math.log(fid / real) / math.log(untrained / real)
+    relative = relative_fid(fid, real, untrained)
     if relative < 0.95 and diversity < 0.5:
         return "collapsed"
     if relative < 0.3:
@@ -445,7 +450,8 @@ def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.nda
 class Judge:
     """Compares pictures of a cell with as many real ones, and says what became of it.
 
-    n: how many. fid_real: the FID of other real pictures. fid_untrained: that of an untrained generator.
+    n: how many. reference: indices of the real ones. fid_real: the FID of other real pictures. fid_untrained:
+    that of an untrained generator.
     """
 
     def __init__(
@@ -465,9 +471,9 @@ class Judge:
         # At least 4 pictures a feature, which FID needs. choose_extractor sees to it that there are 2n.
         self.n = max(4 * FEATURES[kind], min(len(pictures) // 2, 512))
         indices = np.linspace(0, len(pictures) - 1, 2 * self.n).astype(int)
-        reference, others = Subset(pictures, indices[::2]), Subset(pictures, indices[1::2])
-        self.real_features = features(reference, self.extractor, device)
-        self.fid_real = max(self.measure(others)["FID"], 1e-9)
+        self.reference = indices[::2]
+        self.real_features = features(Subset(pictures, self.reference), self.extractor, device)
+        self.fid_real = max(self.measure(Subset(pictures, indices[1::2]))["FID"], 1e-9)
         self.fid_untrained = self.measure(draw_untrained(self.n, args))["FID"]
         if not self.fid_real < self.fid_untrained:
             raise DataError(

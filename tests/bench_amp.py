@@ -107,8 +107,8 @@ def compare_precisions(args: Namespace, flags: list[str]) -> None:
             sample = ["--sample", str(out / "last.pt"), "--n", str(args.n), "--out", str(out / "samples")]
             scenes.main([*sample, *gpu])
         fakes = np.load(out / "samples/samples.npy")
-        scores[precision].append(compare(features(fakes, extractor), real))
-        row = scores[precision][-1]
+        row = compare(features(fakes, extractor), real)
+        scores[precision].append(row)
         print(f"{precision} {seed}  " + "  ".join(f"{name} {row[name]:.4g}" for name in MEASURES), flush=True)
     print(f"| {extractor.title} | {' | '.join(MEASURES)} |\n|---|---|---|---|---|")
     for precision, rows in scores.items():

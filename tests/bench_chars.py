@@ -1,26 +1,25 @@
-"""The training step of lsgan_cond_chars.py against the obvious loop. Prints a table, never fails.
+"""The training step of lsgan_cond_chars.py against the obvious loop, on a CPU (on a GPU: bench_gpu.py).
 
-    OMP_NUM_THREADS=1 python tests/bench_chars.py [--width 256] [--batch-size 64] [--rounds 5] [--gpu 0]
+    OMP_NUM_THREADS=1 python tests/bench_chars.py [--width 256] [--batch-size 64] [--rounds 5]
 
 The obvious loop: one-hot labels and a matrix product, y as 256 maps through a plain convolution, two G
-forwards, D's weight gradients computed and thrown away in the G step, Adam as it comes, contiguous memory.
-tests/test_chars.py shows that it computes the same. Seconds a step: medians of interleaved rounds.
+forwards, D's weight gradients computed and thrown away in the G step, Adam as it comes, contiguous memory;
+all in float32. tests/test_chars.py shows that it computes the same. The ways take turns; medians.
 """
 
 import argparse
-import statistics
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import torch.nn.functional as F
+from interleave import median_seconds
 from test_chars import obvious_d, obvious_step
 
 import lsgan_cond_chars as chars
-from data import runs
 
 
 class ObviousD(chars.Discriminator):
@@ -39,30 +38,24 @@ def make(args, device, ours, discriminator=chars.Discriminator):
 
 def main():
     parser = argparse.ArgumentParser()
-    for flag, default in (("classes", 3740), ("width", 256), ("batch-size", 64), ("rounds", 5), ("gpu", -1)):
+    for flag, default in (("classes", 3740), ("width", 256), ("batch-size", 64), ("rounds", 5)):
         parser.add_argument(f"--{flag}", type=int, default=default)
     args = parser.parse_args()
-    device = runs.pick_device(args.gpu)
-    runs.set_arithmetic(tf32=True)
+    device = torch.device("cpu")
     torch.manual_seed(0)
-    real = torch.rand(args.batch_size, 1, 28, 28).to(device)
-    z = chars.noise(args.batch_size, 1024, 0, chars.Z, 1).to(device)
-    y = torch.randint(args.classes, [args.batch_size]).to(device)
-    cases = {
-        "obvious loop": (obvious_step, make(args, device, ours=False), {}),
-        "ours, D as in the loop": (chars.train_step, make(args, device, True, ObviousD), {}),
-        "ours": (chars.train_step, make(args, device, True), {}),
-        "ours, --amp": (chars.train_step, make(args, device, True), {"amp": True}),
+    real = torch.rand(args.batch_size, 1, 28, 28)
+    z = chars.noise(args.batch_size, 1024, 0, chars.Z, 1)
+    y = torch.randint(args.classes, [args.batch_size])
+    inputs = real, z, y
+    ways = {
+        "obvious loop": partial(obvious_step, *make(args, device, ours=False), *inputs),
+        "ours, D as in the loop": partial(chars.train_step, *make(args, device, True, ObviousD), *inputs),
+        "ours": partial(chars.train_step, *make(args, device, True), *inputs),
+        "ours, --amp": partial(chars.train_step, *make(args, device, True), *inputs, amp=True),
     }
-    seconds = {name: [] for name in cases}
-    for _ in range(args.rounds + 1):  # the first one warms up
-        for name, (step, nets, options) in cases.items():
-            start = time.perf_counter()
-            step(*nets, real, z, y, **options).cpu()  # waits for the device
-            seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    medians = median_seconds(ways, args.rounds)
     sizes = f"{args.classes} classes, width {args.width}, batch {args.batch_size}, {args.rounds} rounds"
-    print(f"{sizes}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{sizes}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name, median in medians.items():
         ratio = medians["obvious loop"] / median
         print(f"{name:24} {median:8.4f} s/step {args.batch_size / median:8.1f} images/s {ratio:6.2f}x")

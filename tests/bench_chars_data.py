@@ -1,4 +1,4 @@
-"""How fast GNT files are read, and how much memory all of HWDB1.0 takes. Prints tables, never fails.
+"""How fast GNT files are read, and how much memory all of HWDB1.0 takes. Prints tables.
 
     LSGAN_DATA=... OMP_NUM_THREADS=1 python tests/bench_chars_data.py [--memory]
 
@@ -9,6 +9,7 @@ into a temporary folder (30 MB) and reports the memory of a process that reads t
 
 import contextlib
 import io
+import math
 import os
 import shutil
 import statistics
@@ -38,7 +39,7 @@ def obvious(folder):
             while header := file.read(10):
                 _, tag, width, height = struct.unpack("<I2sHH", header)
                 tag.decode("gb2312")
-                bitmap = np.fromfile(file, np.uint8, width * height).reshape(height, width)
+                bitmap = np.frombuffer(file.read(width * height), np.uint8).reshape(height, width)
                 pictures.append(np.array(Image.fromarray(bitmap).resize((28, 28), Image.Resampling.BILINEAR)))
     return np.stack(pictures)
 
@@ -100,7 +101,7 @@ def memory(root):
     rng = np.random.default_rng(0)
     characters = LEVEL1[:3740]
     header = {c: struct.pack("<I2sHH", 16, c.encode("gb2312"), 2, 3) for c in characters}
-    per_file = -(-HWDB10 // 449)
+    per_file = math.ceil(HWDB10 / 449)
     for writer in range(450):  # one small file more, released as Test: all others are for training
         count = min(per_file, HWDB10 - writer * per_file) if writer < 449 else 1
         data = b"".join(header[characters[i % 3740]] + rng.bytes(6) for i in range(count))

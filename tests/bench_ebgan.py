@@ -86,29 +86,30 @@ def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> No
 class AutoEncoder(nn.Module):
     """images [B, 3, size, size] in [-1, 1] -> their energy D(x) [B]: ||Dec(Enc(x)) - x||, Sec. 2.3.
 
-    size: a multiple of 8. The energy is at least 0, and low for what looks like the training pictures.
+    The pictures' side is a multiple of 8. The energy is at least 0, and low for what looks like the training
+    pictures.
     """
 
     def __init__(self, width: int = 64):
-        def conv(c_in, c_out):
+        def conv_block(c_in, c_out):
             conv = nn.Conv2d(c_in, c_out, 4, stride=2, padding=1)
             return conv, nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2, inplace=True)
 
-        def deconv(c_in, c_out):
-            conv = nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1)
-            return conv, nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2, inplace=True)
+        def deconv_block(c_in, c_out):
+            deconv = nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1)
+            return deconv, nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2, inplace=True)
 
         w = width
         super().__init__()
         self.encode = nn.Sequential(  # shapes at 64x64
             nn.Conv2d(3, w, 4, stride=2, padding=1),  # 64 x 32 x 32, no BN
             nn.LeakyReLU(0.2, inplace=True),
-            *conv(w, 2 * w),  # 128 x 16 x 16
-            *conv(2 * w, 4 * w),  # 256 x 8 x 8
+            *conv_block(w, 2 * w),  # 128 x 16 x 16
+            *conv_block(2 * w, 4 * w),  # 256 x 8 x 8
         )
         self.decode = nn.Sequential(
-            *deconv(4 * w, 2 * w),  # 128 x 16 x 16
-            *deconv(2 * w, w),  # 64 x 32 x 32
+            *deconv_block(4 * w, 2 * w),  # 128 x 16 x 16
+            *deconv_block(2 * w, w),  # 64 x 32 x 32
             nn.ConvTranspose2d(w, 3, 4, stride=2, padding=1),  # 3 x 64 x 64
         )
 

@@ -4,8 +4,8 @@
     python tests/bench_eyes.py runs/grid64 --judges a.csv b.csv       # how far two judges and the rule agree
 
 A judge sees the last grid of each cell as 01.png, 02.png, ... in a random order, and writes a line for each:
-01,degraded. The words are the rule's: learned, degraded, collapsed, diverged. With --data photos.png shows 64
-real pictures beside them. The tables: how often rule and judges used each word.
+01,degraded. The words are the rule's: learned, degraded, collapsed, diverged. With --data, 64 real pictures
+are written beside them, as photos.png. The tables: how often rule and judges used each word.
 """
 
 import csv
@@ -56,12 +56,18 @@ def write_photos(data: str, size: int, path: Path) -> None:
 
 def read_words(path: Path, n: int) -> list[str]:
     """A judge's words about the pictures 1 to n, in this order."""
-    words = {}
-    for number, word in csv.reader(path.read_text().splitlines()):
-        words[int(number)] = word.strip()
-    if sorted(words) != list(range(1, n + 1)) or not set(words.values()) <= set(VERDICTS):
+    try:
+        rows = [(int(number), word.strip()) for number, word in csv.reader(path.read_text().splitlines())]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    except ValueError:
+        raise DataError(f"{path} must hold lines such as 01,degraded and nothing else") from None
+    rows.sort()
+    numbers = [number for number, _ in rows]
+    words = [word for _, word in rows]
+    if numbers != list(range(1, n + 1)) or not set(words) <= set(VERDICTS):
         raise DataError(f"{path} must hold one of {', '.join(VERDICTS)} for each of 1 to {n}")
-    return [words[i] for i in range(1, n + 1)]
+    return words
 
 
 def kappa(first: list[str], second: list[str]) -> float:
@@ -97,12 +103,12 @@ def count_words(names: list[str], ratings: list[list[str]], groups: list[str]) -
 def compare(names: list[str], ratings: list[list[str]]) -> list[str]:
     """Agreement and kappa of every two."""
     lines = []
-    for (name, rating), (other, words) in itertools.combinations(zip(names, ratings), 2):
-        agreed = sum(a == b for a, b in zip(rating, words))
-        low, high = interval(rating, words)
+    for (name, words), (other_name, other_words) in itertools.combinations(zip(names, ratings), 2):
+        agreed = sum(a == b for a, b in zip(words, other_words))
+        low, high = interval(words, other_words)
         lines.append(
-            f"{name}, {other}: agree in {count_text(agreed, len(words))},"
-            f" kappa {kappa(rating, words):.2f} ({low:.2f} to {high:.2f})"
+            f"{name}, {other_name}: agree in {count_text(agreed, len(words))},"
+            f" kappa {kappa(words, other_words):.2f} ({low:.2f} to {high:.2f})"
         )
     return lines
 

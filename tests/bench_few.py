@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python tests/bench_few.py runs/.../last.pt [--data hwdb1.0] [--real 1 2 5] [--gpu 0]
 
-A classifier sees --real characters of each class, of training writers, and then the same ones and generated
-ones in equal parts, in as many steps of the same batch size. Printed: its accuracy on characters of held-out
+A classifier sees --real characters of each class, of training writers, 64 in each step; another one sees as
+many of them and 64 generated ones besides. Printed: its accuracy on characters of held-out
 writers, the mean over seeds and their range. The generator has itself seen all training writers: this asks
 whether its samples carry what the few real ones lack, and not whether a GAN saves collecting characters.
 """
@@ -33,19 +33,20 @@ def draw_generated(checkpoint, saved, classes, n, device):
 
 
 def draw_real(data, n, seed):
-    """n characters of every class, or all there are; of the same seed, more contain fewer."""
+    """n characters of every class, or all there are. With the same seed a larger n contains a smaller one."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(data.labels)))
     rows = torch.cat([order[data.labels[order] == y][:n] for y in range(len(data.class_names))])
     return Labelled(data.pictures[rows], data.labels[rows])
 
 
 def train(parts, classes, steps, seed, device):
-    """data.score's classifier; a batch has equally many pictures of each part."""
-    random, net = np.random.default_rng(seed), Network(28, 128, classes, seed).to(device)
+    """data.score's classifier; a batch has 64 pictures of each part."""
+    random = np.random.default_rng(seed)
+    net = Network(28, 128, classes, seed).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
     for _ in range(steps):
-        drawn = [random.integers(len(part.labels), size=64 // len(parts)) for part in parts]
+        drawn = [random.integers(len(part.labels), size=64) for part in parts]
         x = torch.cat([fetch(part.pictures, rows, device) for part, rows in zip(parts, drawn)])
         y = torch.cat([part.labels[rows] for part, rows in zip(parts, drawn)]).to(device)
         logits = net.head(net(x.roll(tuple(random.integers(-1, 2, size=2)), (2, 3))))
@@ -55,6 +56,10 @@ def train(parts, classes, steps, seed, device):
         optimizer.step()
         schedule.step()
     return net
+
+
+def mean_and_range(shares):
+    return f"{np.mean(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})"
 
 
 def main():
@@ -76,16 +81,14 @@ def main():
     generated = draw_generated(args.checkpoint, saved, classes, args.generated, device)
     print("| real, a class | accuracy with these alone | with generated ones |\n|---|---|---|")
     for n in args.real:
-        found = {False: [], True: []}
+        alone, together = [], []
         for seed in tqdm(range(args.seeds), leave=False, disable=None):
             real = draw_real(data, n, seed)
-            for both, shares in found.items():
-                parts = [real, generated] if both else [real]
+            for parts, shares in (([real], alone), ([real, generated], together)):
                 net = train(parts, classes, args.steps, seed, device)
                 hits = count_correct(net, features(test.pictures, net, device), test.labels)
                 shares.append(hits / len(test.labels))
-        cells = (f"{np.mean(s):.1%} ({min(s):.1%} to {max(s):.1%})" for s in found.values())
-        print(f"| {n}", *cells, sep=" | ", end=" |\n", flush=True)
+        print(f"| {n} | {mean_and_range(alone)} | {mean_and_range(together)} |", flush=True)
 
 
 if __name__ == "__main__":

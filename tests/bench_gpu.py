@@ -280,10 +280,10 @@ def mixture_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
         obvious_loop: (1, bench_mixture.plain(device)),
     }
     measured = measure({name: partial(next, loop) for name, (_, loop) in loops.items()}, args, device)
-    obvious = measured[obvious_loop].seconds
+    obvious_speed = 1 / measured[obvious_loop].seconds
     for name, (seconds, idle) in measured.items():
         speed = loops[name][0] / seconds
-        yield row(name, f"{speed:,.0f} seed-steps/s", obvious * speed, idle=idle)
+        yield row(name, f"{speed:,.0f} seed-steps/s", speed / obvious_speed, idle=idle)
 
 
 def grid_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
@@ -333,10 +333,9 @@ def data_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
             ("on the device", spec, None),
         ]
         for name, data, number in places:
-            share, *_ = bench_training.bench(data, flags, number)
-            rows.append(
-                row(f"scenes {size}x{size}, batch 64, {name}", f"waits for data {share:.1%} of the time")
-            )
+            share, _, steps_per_second, _ = bench_training.bench(data, flags, number)
+            speed = f"{64 * steps_per_second:,.0f} images/s, waits for data {share:.1%} of the time"
+            rows.append(row(f"scenes {size}x{size}, batch 64, {name}", speed))
     yield from rows  # not before: in there stdout is not the table's
 
 

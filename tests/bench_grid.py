@@ -9,14 +9,15 @@ pictures are ready in memory. `graphs` needs a GPU.
 
 import argparse
 import multiprocessing
-import statistics
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 import torch.nn.functional as F
+from interleave import median_seconds
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 import stability_grid as grid
@@ -42,7 +43,8 @@ def draw(cells, args, device):
 
 def one_after_another(args, device):
     """Each cell makes all its steps before the next one begins."""
-    cells, (real, z) = [make(k, args, device) for k in range(args.cells)], draw(args.cells, args, device)
+    cells = [make(k, args, device) for k in range(args.cells)]
+    real, z = draw(args.cells, args, device)
 
     def run():
         for k, cell in enumerate(cells):
@@ -54,7 +56,8 @@ def one_after_another(args, device):
 
 def side_by_side(args, device):
     """As the script does it: at each step every cell makes one."""
-    cells, (real, z) = [make(k, args, device) for k in range(args.cells)], draw(args.cells, args, device)
+    cells = [make(k, args, device) for k in range(args.cells)]
+    real, z = draw(args.cells, args, device)
 
     def run():
         for _ in range(args.steps):
@@ -64,8 +67,9 @@ def side_by_side(args, device):
     return run
 
 
-def work(args, device, cells, start, end):
-    torch.set_num_threads(1)
+def work(args, device, cells, threads, start, end):
+    torch.set_num_threads(threads)
+    runs.set_arithmetic(tf32=True)
     args.cells = cells
     run = side_by_side(args, device)
     run()
@@ -82,7 +86,9 @@ def two_processes(args, device):
     context = multiprocessing.get_context("spawn")
     start, end = context.Barrier(3), context.Barrier(3)
     for cells in (args.cells // 2, args.cells - args.cells // 2):
-        context.Process(target=work, args=(args, device, cells, start, end), daemon=True).start()
+        context.Process(
+            target=work, args=(args, device, cells, torch.get_num_threads(), start, end), daemon=True
+        ).start()
 
     def run():
         start.wait()
@@ -114,9 +120,9 @@ def forward_grouped(net, x, cells):
             x = x.unflatten(2, module.unflattened_size).transpose(0, 1).flatten(1, 2)
             x = x.contiguous(memory_format=torch.channels_last)
         elif isinstance(module, torch.nn.ConvTranspose2d):
-            x = F.conv_transpose2d(x, *stacked, 2, 2, 1, groups=cells)
+            x = F.conv_transpose2d(x, *stacked, stride=2, padding=2, output_padding=1, groups=cells)
         elif isinstance(module, torch.nn.Conv2d):
-            x = F.conv2d(x, *stacked, 2, 2, groups=cells)
+            x = F.conv2d(x, *stacked, stride=2, padding=2, groups=cells)
         elif isinstance(module, torch.nn.Flatten) and x.dim() == 4:
             x = x.unflatten(1, (cells, -1)).transpose(0, 1).flatten(2)
         elif isinstance(module, torch.nn.Flatten):
@@ -155,7 +161,8 @@ def vmapped(args, device):
     cells = [make(k, args, device, False) for k in range(args.cells)]
     real, z = draw(args.cells, args, device)
     nets = [cell[:2] for cell in cells]
-    (G, _), (D, _) = (stack_module_state([pair[i] for pair in nets]) for i in range(2))
+    G, _ = stack_module_state([g for g, _ in nets])
+    D, _ = stack_module_state([d for _, d in nets])
     optimizers = [grid.make_optimizer(params.values()) for params in (G, D)]
     for net in nets[0]:
         for module in net:
@@ -186,19 +193,22 @@ def vmapped(args, device):
 
 def graphs(args, device):
     """A captured step of each cell, replayed on a stream of its own. Only on a GPU."""
-    cells, (real, z) = [make(k, args, device) for k in range(args.cells)], draw(args.cells, args, device)
+    cells = [make(k, args, device) for k in range(args.cells)]
+    real, z = draw(args.cells, args, device)
     for cell in cells:
         for optimizer in cell[2:]:
             optimizer.param_groups[0]["capturable"] = True
-    streams, captured = [torch.cuda.Stream() for _ in cells], []
+    streams = [torch.cuda.Stream() for _ in cells]
+    captured = []
     for k, cell in enumerate(cells):
         with torch.cuda.stream(streams[k]):
             for _ in range(3):  # warm up, as capture demands
                 grid.train_step(*cell, real[k], z[k])
         torch.cuda.synchronize()
-        captured.append(graph := torch.cuda.CUDAGraph())
+        graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=streams[k]):
             grid.train_step(*cell, real[k], z[k])
+        captured.append(graph)
 
     def run():
         for _ in range(args.steps):
@@ -224,28 +234,22 @@ def main():
     args = parser.parse_args()
     device = runs.pick_device(args.gpu)
     runs.set_arithmetic(tf32=True)
-    seconds = {}
-    for way in WAYS:
-        if way.__name__ in args.ways.split(",") and (way is not graphs or device.type == "cuda"):
-            seconds[way.__name__] = [], way(args, device)
 
-    def wait():
+    def finish(run):
+        run()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    for _ in range(args.rounds + 1):
-        for times, run in seconds.values():
-            wait()
-            begin = time.perf_counter()
-            run()
-            wait()
-            times.append(time.perf_counter() - begin)
+    ways = {}
+    for way in WAYS:
+        if way.__name__ in args.ways.split(",") and (way is not graphs or device.type == "cuda"):
+            ways[way.__name__] = partial(finish, way(args, device))
+    medians = median_seconds(ways, args.rounds)
     print(f"{vars(args)}\ntorch {torch.__version__}, {torch.get_num_threads()} threads a process, {device}")
-    base = None
-    for name, (times, _) in seconds.items():
-        speed = args.cells * args.steps / statistics.median(times[1:])  # the first round warms up
-        base = base or speed
-        print(f"{name:20}{speed:10.1f} cell-steps/s {speed / base:6.2f}x")
+    base = next(iter(medians.values()))
+    for name, seconds in medians.items():
+        speed = args.cells * args.steps / seconds
+        print(f"{name:20}{speed:10.1f} cell-steps/s {base / seconds:6.2f}x")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Seconds a seed and step: the batched network of gaussian_mixture.py against the plain loop over modules.
 
-    python tests/bench_mixture.py            # CPU, one thread: OMP_NUM_THREADS=1
+    python tests/bench_mixture.py            # CPU, one thread
     python tests/bench_mixture.py --gpu 0
 
 Both train the least squares and the regular GAN with simultaneous updates at the authors' sizes, draws of z
@@ -10,7 +10,6 @@ the processor's time counts, so that other work on the machine disturbs little.
 """
 
 import argparse
-import statistics
 import sys
 import time
 from functools import partial
@@ -18,9 +17,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from interleave import median_seconds
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import gaussian_mixture as gm
 from data import runs
 
@@ -87,21 +88,23 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     device = runs.pick_device(args.gpu)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
 
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     steps = 10  # a round, so that each holds one draw of a chunk
-    ways = {f"batched, {n} seeds": (batched(range(n), device), n) for n in args.seeds}
-    ways["plain loop"] = plain(device), 1
-    seconds = {name: [] for name in ways}
-    for _ in range(args.rounds + 2):
-        for name, (loop, n) in ways.items():
-            begin = clock()
-            for _ in range(steps):
-                next(loop)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[name].append((clock() - begin) / steps / n)
-    medians = {name: statistics.median(times[2:]) for name, times in seconds.items()}
+    loops = {f"batched, {n} seeds": (n, batched(range(n), device)) for n in args.seeds}
+    loops["plain loop"] = 1, plain(device)
+
+    def run(loop):
+        for _ in range(steps):
+            next(loop)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    ways = {name: partial(run, loop) for name, (_, loop) in loops.items()}
+    seconds = median_seconds(ways, args.rounds, clock, warm_up=2)
+    medians = {name: seconds[name] / steps / n for name, (n, _) in loops.items()}
     print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}; medians of {args.rounds}")
     print("| way | ms a seed and step, both losses | 40,000 steps of ten seeds, minutes | against plain |")
     print("|---|---|---|---|")

@@ -55,7 +55,7 @@ def share(correct, n):
 
 
 def draw_worst(path, net, pictures, labels, test, class_names, device):
-    """Ten classes in which the classifier gives the right answer the least probability, on average."""
+    """The ten classes with the lowest mean log-probability of the right answer."""
     logits = logits_of(features(pictures, net, device), net.head)
     right = logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
     of_class = torch.zeros(len(class_names), dtype=torch.float64).index_add(0, labels, right)
@@ -104,7 +104,9 @@ def main():
             print(f"| {checkpoint['step']:,} | {name} | {top[0]} | {top[1]} |", flush=True)
     if args.worst:
         labels = torch.arange(len(class_names)).repeat_interleave(max(4, args.each))
-        *_, G = load_generators(path, checkpoint).values()  # the average, if there is one
+        last = args.checkpoints[-1]
+        generators = load_generators(last, runs.load_checkpoint(last))
+        G = generators.get("average", generators["weights"])
         pictures = draw(G, saved["z_dim"], labels, args.seed, device)
         draw_worst(args.worst, net, pictures, labels, test, class_names, device)
 

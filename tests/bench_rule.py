@@ -89,11 +89,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     for kind in ["random", "classifier"] if labelled else ["random"]:
         judge = make_judge(images, kind)
-        some = np.random.default_rng(1).permutation(len(images))[: judge.n]
+        # None of those that the judge compares with: equal pictures would look better than other real ones.
+        others = np.setdiff1d(np.arange(len(images)), judge.reference)
+        some = np.random.default_rng(1).permutation(others)[: judge.n]
         for name, pictures in planted(judge.n, images[some]).items():
             found = judge.measure(pictures)
             fid, diversity = found["FID"], found["diversity"]
-            relative = math.log(fid / judge.fid_real) / math.log(judge.fid_untrained / judge.fid_real)
+            relative = grid.relative_fid(fid, judge.fid_real, judge.fid_untrained)
             word = grid.verdict(fid, diversity, judge.fid_real, judge.fid_untrained)
             print(f"| {kind} | {name} | {fid:.3g} | {relative:.2f} | {diversity:.2f} | {word} |", flush=True)
 

@@ -1,6 +1,6 @@
-"""The training step of lsgan_scenes.py against the obvious loop. Prints a table, never fails.
+"""The training step of lsgan_scenes.py against the obvious loop, on a CPU (on a GPU: bench_gpu.py).
 
-    python tests/bench_scenes.py --size 112 --width 64 --batch-size 64 --rounds 5 [--gpu 0] [--no-tf32]
+    OMP_NUM_THREADS=1 python tests/bench_scenes.py --size 112 --width 64 --batch-size 64 --rounds 5
 
 The obvious loop is the one that tutorials write, on the same networks: two G forwards, D's weight gradients
 computed in the G step and thrown away, contiguous memory, Adam as PyTorch has it by default. The ways take
@@ -8,18 +8,16 @@ turns; medians.
 """
 
 import argparse
-import statistics
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from interleave import median_seconds
 
 import lsgan_scenes as scenes
-from data import runs
 
 
 def obvious_step(G, D, opt_g, opt_d, real, z, amp):
@@ -48,35 +46,19 @@ def make(args, device, ours):
 
 def main():
     parser = argparse.ArgumentParser()
-    for flag, value in (
-        ("--size", 112),
-        ("--width", 64),
-        ("--batch-size", 64),
-        ("--rounds", 5),
-        ("--gpu", -1),
-    ):
+    for flag, value in ("--size", 112), ("--width", 64), ("--batch-size", 64), ("--rounds", 5):
         parser.add_argument(flag, type=int, default=value)
-    parser.add_argument("--no-tf32", action="store_true")
     args = parser.parse_args()
-    runs.set_arithmetic(not args.no_tf32)
-    device = runs.pick_device(args.gpu)
-    z = scenes.noise(args.batch_size, 1024, 0, scenes.Z, 1).to(device)
-    pictures = torch.randint(256, (args.batch_size, args.size, args.size, 3), dtype=torch.uint8).to(device)
+    device = torch.device("cpu")
+    z = scenes.noise(args.batch_size, 1024, 0, scenes.Z, 1)
+    pictures = torch.randint(256, (args.batch_size, args.size, args.size, 3), dtype=torch.uint8)
     real = pictures.permute(0, 3, 1, 2) / 127.5 - 1  # channels_last
     copied = real.contiguous()
     ways = {}
     for name, amp in (("float32", False), ("bfloat16", True)):
         ways[f"ours, {name}"] = partial(scenes.train_step, *make(args, device, True), real, z, amp=amp)
         ways[f"obvious, {name}"] = partial(obvious_step, *make(args, device, False), copied, z, amp)
-    seconds = {name: [] for name in ways}
-    for _ in range(args.rounds + 1):  # the first round warms up
-        for name, step in ways.items():
-            start = time.perf_counter()
-            step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    medians = median_seconds(ways, args.rounds)
     print(f"{args.size}x{args.size}, width {args.width}, batch {args.batch_size}", end="")
     print(f", {torch.get_num_threads()} threads")
     print("| step | images/s | against obvious, float32 |\n|---|---|---|")

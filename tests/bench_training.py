@@ -5,10 +5,10 @@
 For the photos of LSGAN_DATA as an LMDB, the same prepared, and toy rooms; without LSGAN_DATA toy rooms only.
 Each held in memory, as data of up to 2 GB are, then read in the training process and by two workers.
 Waiting is the time spent in the loader. The rest is outside the loader and train_step: z, the progress bar,
-this benchmark's look at the memory (meaningless on a GPU, where train_step returns before its work is done).
-Both are shares of the time from the 10th step to the last. Memory is what the process holds at that step,
-without data workers (/proc, so Linux only).
-Prints a table, never fails.
+this benchmark's look at the memory. Both are shares of the time from the end of step 10 to the last step. On
+a GPU, where train_step returns before its work is done, they are those of the program, not of the GPU:
+compare the images/s with those of data on the device. Memory is what the process holds at that step, without
+data workers (/proc, so Linux only).
 """
 
 import argparse
@@ -46,9 +46,9 @@ def watch(loader, seen):
 
 
 def bench(data, flags, workers):
-    """workers: None for data in memory. Shares of waiting and of the rest, memory at three steps in MB."""
-    seen, load_batches, in_memory = [], scenes.load_batches, scenes.IN_MEMORY
-    train_step, in_steps = scenes.train_step, []
+    """workers: None for data in memory. Shares of waiting and of the rest, steps/s, MB at three steps."""
+    seen, in_steps = [], []
+    load_batches, in_memory, train_step = scenes.load_batches, scenes.IN_MEMORY, scenes.train_step
 
     def timed_step(*args, **settings):
         start = time.perf_counter()
@@ -72,7 +72,7 @@ def bench(data, flags, workers):
     waited = sum(after - before for before, after, _ in timed[:-1])
     marks = [round(seen[step - 1][2]) for step in (len(seen) // 10, len(seen) // 2, len(seen))]
     rest = whole - waited - sum(in_steps[WARM_UP:-1])
-    return waited / whole, rest / whole, marks
+    return waited / whole, rest / whole, (len(timed) - 1) / whole, marks
 
 
 def main():
@@ -80,6 +80,8 @@ def main():
     for flag, value in ("size", 112), ("width", 64), ("batch-size", 64), ("steps", 100), ("gpu", -1):
         parser.add_argument(f"--{flag}", type=int, default=value)
     args = parser.parse_args()
+    if args.steps < WARM_UP + 2:
+        parser.error(f"--steps must be at least {WARM_UP + 2}")
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in vars(args).items()]
     flags += [f"--{name}-every={args.steps}" for name in ("log", "sample", "save")]
     print(
@@ -95,11 +97,14 @@ def main():
             datasets = {"prepared array": str(prepared), "LMDB, WebP": spec} | datasets
         for name, data in datasets.items():
             for where, workers in (("in memory", None), ("no worker", 0), ("2 workers", 2)):
-                waiting, rest, marks = bench(data, flags, workers)
+                waiting, rest, steps_per_second, marks = bench(data, flags, workers)
+                speed = args.batch_size * steps_per_second
                 memory = " ".join(f"{mark:,}" for mark in marks)
-                rows.append(f"| {name} | {where} | {waiting:.2%} | {rest:.2%} | {memory} |")
-    print("| data | read | waiting for data | the rest | MB after a tenth, half, all of the steps |")
-    print("|---|---|---|---|---|")
+                rows.append(f"| {name} | {where} | {speed:,.0f} | {waiting:.2%} | {rest:.2%} | {memory} |")
+    print(
+        "| data | read | images/s | waiting for data | the rest | MB after a tenth, half, all of the steps |"
+    )
+    print("|---|---|---|---|---|---|")
     print("\n".join(rows))
 
 

@@ -83,9 +83,16 @@ def test_judges_see_each_cell_once_and_are_compared_by_number(call, tmp_path, mo
     )
     assert re.search(r"rule, a: agree in 4/4 .* kappa 1.00", out)
     assert re.search(r"rule, b: agree in 1/4 .* kappa 0.00", out)
-    Path("b.csv").write_text("1,learned\n")
-    code, _, err = call(bench_eyes.main, "grid", "--judges", "b.csv")
-    assert code == 2 and "for each of 1 to 4" in err
+    for text in ("1,learned\n", "1,learned\n" * 4, "1,learned\n2,learned\n3,learned\n4,good\n"):
+        Path("b.csv").write_text(text)
+        code, _, err = call(bench_eyes.main, "grid", "--judges", "b.csv")
+        assert code == 2 and "for each of 1 to 4" in err
+    for text in ("number,word\n1,learned\n", "1,learned\n\n", "1\n"):
+        Path("b.csv").write_text(text)
+        code, _, err = call(bench_eyes.main, "grid", "--judges", "b.csv")
+        assert code == 2 and "lines such as 01,degraded" in err
+    code, _, err = call(bench_eyes.main, "grid", "--judges", "c.csv")
+    assert code == 2 and "c.csv cannot be read" in err
 
 
 @pytest.mark.parametrize("grid", ["nothing", "empty"])
@@ -153,6 +160,18 @@ def test_a_grid_is_compared_over_the_seeds_of_both_losses(call, tmp_path):
     assert "| learned | 2/5 (12% to 77%) | 5/5 (57% to 100%) | 0.17 |" in out  # 2 * C(5, 2) / C(10, 3) = 1/6
     assert "FID, LS: median 3, 1 to 5\n" in out
     assert "FID is lower for the regular GAN in 5 of 5 seeds; Wilcoxon's p 0.062\n" in out
+
+
+def test_runs_that_are_not_finite_rank_as_the_worst(call, tmp_path):
+    """Seed 1 of LS and seed 2 of both have no FID. The signed ranks are 1, 2, 3, 4 for LS the higher one."""
+    rows = ["setting,optimizer,loss,seed,verdict,FID"]
+    for seed, ls, regular in ((1, "nan", 1), (2, "nan", "nan"), (3, 5, 1), (4, 5, 2), (5, 5, 3)):
+        rows.append(f"bn_g,adam,ls,{seed},learned,{ls}")
+        rows.append(f"bn_g,adam,sigmoid,{seed},learned,{regular}")
+    (tmp_path / "results.csv").write_text("\n".join(rows))
+    code, out, _ = call(bench_stats.main, tmp_path)
+    assert code == 0 and "FID, LS: median 5, 5 to inf\n" in out
+    assert "FID is lower for the regular GAN in 4 of 5 seeds; Wilcoxon's p 0.12\n" in out  # 2 / 2**4
 
 
 def test_a_mixture_is_judged_at_its_last_step_and_in_its_last_quarter(call, tmp_path):
