@@ -407,7 +407,7 @@ RULE = (
 
 
 def relative_fid(fid: float, real: float, untrained: float) -> float:
-    """A FID on RULE's scale: 0 for `real`, that of other real pictures; 1 for an untrained generator's."""
+    """An FID on RULE's scale: 0 for `real`, that of other real pictures; 1 for an untrained generator's."""
     fid = max(fid, 1e-9)  # rounding can make it negative
     return math.log(fid / real) / math.log(untrained / real)
 
