@@ -757,6 +757,18 @@ def make_results(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str
     return "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
+TITLES = {  # what Figure 7 calls the settings, optimizers and losses
+    "bn_g": "no BN in G",
+    "bn_gd": "no BN at all",
+    "bn": "BN in both",
+    "adam": "Adam",
+    "rmsprop": "RMSProp",
+    "ls": "LS",
+    "ls-110": "LS (Eq. 8)",
+    "sigmoid": "regular",
+}
+
+
 def draw_figure7(out: Path, logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> None:
     """A row for each setting and optimizer: each loss's best and worst seed, then FID and diversity."""
     from matplotlib.figure import Figure  # slow to import
@@ -766,43 +778,42 @@ def draw_figure7(out: Path, logs: dict[Cell, np.ndarray], verdicts: dict[Cell, s
     figure = Figure(figsize=(5 * len(losses) + 5, 2.7 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 2 * len(losses) + 2, squeeze=False)
     for row, axes in zip(rows, panels):
+        *samples, fid, diversity = axes
         for i, loss in enumerate(losses):
             group = [cell for cell in logs if cell[:3] == (*row, loss)]  # a cell for each seed
             group.sort(key=lambda cell: np.nan_to_num(logs[cell]["FID"][-1], nan=np.inf))
-            best, worst = axes[2 * i], axes[2 * i + 1]
+            best, worst = samples[2 * i], samples[2 * i + 1]
             best.axis("off")
             worst.axis("off")
             if group:
-                show_samples(best, out, group[0], verdicts)
+                show_samples(best, "best", out, group[0], verdicts)
             if len(group) > 1:
-                show_samples(worst, out, group[-1], verdicts)
-            draw_curves(axes[-2], "FID", logs, group, f"C{i}")
-            draw_curves(axes[-1], "diversity", logs, group, f"C{i}")
-        axes[-2].set(yscale="log", xlabel="step")
-        axes[-1].set(xlabel="step")
-        axes[-2].set_title(f"{' '.join(row)}: FID", fontsize=8)
-        axes[-1].set_title(f"{' '.join(row)}: diversity", fontsize=8)
-        axes[-2].legend()
-        axes[-1].legend()
+                show_samples(worst, "worst", out, group[-1], verdicts)
+            draw_curves(fid, "FID", logs, group, f"C{i}")
+            draw_curves(diversity, "diversity", logs, group, f"C{i}")
+        for panel, name in ((fid, "FID"), (diversity, "diversity")):
+            panel.set(xlabel="step", ylabel=name)
+            # Above the axes, where it hides no curve
+            panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8, frameon=False)
+        fid.set_yscale("log")
     with runs.write_file(out / "figure7.png") as file:
         figure.savefig(file, format="png")
 
 
-def show_samples(axes, out: Path, cell: Cell, verdicts: dict[Cell, str]) -> None:
-    """A quarter of a cell's last grid, which it made while it was finite, with its verdict."""
+def show_samples(axes, which: str, out: Path, cell: Cell, verdicts: dict[Cell, str]) -> None:
+    """A quarter of a cell's last grid, which it made while it was finite, with its verdict. which: a word."""
     paths = sorted(folder(out, cell).glob("samples/*.png"))
     if paths:
         with Image.open(paths[-1]) as grid:
             axes.imshow(grid.crop((0, 0, grid.width // 2, grid.width // 2)))
-    axes.set_title(
-        f"{cell.setting} {cell.optimizer} {cell.loss}\nseed {cell.seed}: {verdicts[cell]}", fontsize=8
-    )
+    run = ", ".join(TITLES.get(name, name) for name in cell[:3])
+    axes.set_title(f"{run}\n{which} (seed {cell.seed}): {verdicts[cell]}", fontsize=8)
 
 
 def draw_curves(axes, name: str, logs: dict[Cell, np.ndarray], cells: list[Cell], color: str) -> None:
     """A column of the logs over steps, a line for each of these cells, which have one loss."""
     for i, cell in enumerate(cells):
-        label = cell.loss if i == 0 else None  # once in the legend
+        label = TITLES.get(cell.loss, cell.loss) if i == 0 else None  # once in the legend
         axes.plot(logs[cell]["step"], logs[cell][name], color, label=label)
 
 
