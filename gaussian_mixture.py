@@ -377,7 +377,7 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
         "divergence",
     ]
     lines = [
-        f"Step {step}, {which}. In each cell the number of seeds with its 95 %",
+        f"Step {step}, {which}. In each cell the number of seeds with its 95%",
         "Wilson interval, or the mean over seeds (minimum to maximum). A mode is hit if at least",
         f"{MIN_POINTS} of {MEASURED:,} points lie within 3 standard deviations of it, its basin if as many",
         "lie within half the way to the next mode. With the default mixture and z an untrained generator has",

@@ -403,7 +403,7 @@ def ema_with_warm_up(decay: float) -> Callable:
     min(decay, (1 + n) / (10 + n)).
 
     That is TensorFlow's rule (num_updates). With the full decay from the start the first step's weights and
-    BN statistics would last too long: after 1,000 updates of decay 0.999 they would be 37 % of the average.
+    BN statistics would last too long: after 1,000 updates of decay 0.999 they would be 37% of the average.
     """
 
     def update(averages: list[Tensor], values: list[Tensor], n: Tensor) -> None:

@@ -693,7 +693,7 @@ def unique(items: Iterable) -> list:
 def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
     """Markdown: a line for each setting, optimizer and loss.
 
-    How many seeds got which verdict (learned with its 95 % Wilson interval), mean and deviation of the scores
+    How many seeds got which verdict (learned with its 95% Wilson interval), mean and deviation of the scores
     over the seeds whose scores are finite, and what the paper says.
     """
     scores = ["FID"]

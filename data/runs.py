@@ -600,7 +600,7 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 
 # ---------------------------------------------------------------- log and tables
 def wilson(k: int, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of a probability, after k hits in n > 0 trials."""
+    """95% Wilson interval of a probability, after k hits in n > 0 trials."""
     z, p = 1.959964, k / n
     centre = p + z**2 / (2 * n)
     half = z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
@@ -609,7 +609,7 @@ def wilson(k: int, n: int) -> tuple[float, float]:
 
 
 def count_text(k: int, n: int) -> str:
-    """k of n in words, with the 95 % Wilson interval."""
+    """k of n in words, with the 95% Wilson interval."""
     low, high = wilson(k, n)
     return f"{k}/{n} ({low:.0%} to {high:.0%})"
 

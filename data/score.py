@@ -260,7 +260,7 @@ def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[s
 def readability(samples: np.ndarray, labels: np.ndarray, net: Network, test: Labelled, device="cpu") -> dict:
     """How well `net`, trained on real characters, reads generated ones: uint8 [n, 28, 28] and class ids [n].
 
-    test: real ones of held-out writers. Shares are (share, low, high), with the 95 % Wilson interval. The
+    test: real ones of held-out writers. Shares are (share, low, high), with the 95% Wilson interval. The
     diversity in a class is the root mean square pixel distance of two of its pictures, over that of two real
     ones; nan if no class has two of both.
     """
@@ -299,7 +299,7 @@ def held_out_distances(train: Tensor) -> Tensor:
     some = np.linspace(0, len(train) - 1, min(len(train), 2000)).astype(int)
     distances = nearest(train[some], train, 2)[0][:, 1]  # [:, 0] is the picture itself
     if torch.quantile(distances, 0.05) <= 1e-3 * distances.median():
-        raise DataError("more than 5 % of the real pictures are duplicates: remove them")
+        raise DataError("more than 5% of the real pictures are duplicates: remove them")
     return distances
 
 
@@ -308,8 +308,8 @@ def copying(fake: Tensor, train: Tensor, held_out: Tensor) -> dict[str, float | 
 
     fake, train: features [n, d]. held_out: what held_out_distances says of train; these pictures stand for
     new real ones. The share (share, low, high) is of those generated pictures that are nearer to a training
-    picture than 95 % of the held-out ones: new real pictures give 5 % on average, copies 100 %. (A classifier
-    that has learned its training pictures by heart gives new ones more.) The 95 % interval counts both
+    picture than 95% of the held-out ones: new real pictures give 5% on average, copies 100%. (A classifier
+    that has learned its training pictures by heart gives new ones more.) The 95% interval counts both
     samples, the generated pictures and the held-out ones that set the limit.
     """
     distances = nearest(fake, train, 1)[0][:, 0]
@@ -322,7 +322,7 @@ def copying(fake: Tensor, train: Tensor, held_out: Tensor) -> dict[str, float | 
     return {
         "distance to training": float(distances.median()),
         "distance of held-out real": float(held_out.median()),
-        "nearer than 95 % of held-out real": (share, float(low), float(high)),
+        "nearer than 95% of held-out real": (share, float(low), float(high)),
     }
 
 
@@ -396,7 +396,7 @@ def load_labels(path: Path | str, n: int, classes: int) -> np.ndarray:
 # ---------------------------------------------------------------- table and curve
 def show(value: float | str | tuple) -> str:
     if isinstance(value, tuple):
-        return "{:.1%}, 95 % interval {:.1%} to {:.1%}".format(*value)
+        return "{:.1%}, 95% interval {:.1%} to {:.1%}".format(*value)
     if isinstance(value, str):
         return value
     return "-" if np.isnan(value) else f"{value:.4g}"

@@ -171,7 +171,7 @@ def count(votes: list[Vote]) -> dict[str, np.ndarray]:
 
 
 def interval(hits: np.ndarray, trials: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the share of hits among trials, int [pairs] each.
+    """95% interval of the share of hits among trials, int [pairs] each.
 
     With one trial a pair it is Wilson's. Several on one pair depend on each other: then pairs are resampled
     (percentile bootstrap), which holds for new pairs, not for new voters, and is too narrow for few pairs.
@@ -185,9 +185,9 @@ def interval(hits: np.ndarray, trials: np.ndarray) -> tuple[float, float]:
 
 
 def share(hits: np.ndarray, trials: np.ndarray) -> str:
-    """The share of hits among trials, int [pairs] each, in per cent with its 95 % interval."""
+    """The share of hits among trials, int [pairs] each, in per cent with its 95% interval."""
     low, high = interval(hits, trials)
-    return f"{hits.sum() / trials.sum():.1%} (95 % interval {low:.1%} to {high:.1%})"
+    return f"{hits.sum() / trials.sum():.1%} (95% interval {low:.1%} to {high:.1%})"
 
 
 def report(votes: list[Vote]) -> str:
@@ -206,10 +206,10 @@ def report(votes: list[Vote]) -> str:
     # The sides are drawn for each vote, so these are independent.
     on_left = int(found["A left"].sum())
     low, high = wilson(on_left, len(votes))
-    lines.append(f"A stood on the left in {on_left / len(votes):.1%} (95 % interval {low:.1%} to {high:.1%})")
+    lines.append(f"A stood on the left in {on_left / len(votes):.1%} (95% interval {low:.1%} to {high:.1%})")
     if not low <= 0.5 <= high:
         lines.append(
-            "warning: the interval does not contain 50 %; with a fair draw that happens in 1 study of 20"
+            "warning: the interval does not contain 50%; with a fair draw that happens in 1 study of 20"
         )
     lines.append(f"the left picture was chosen in {share(found['left chosen'], n)}")
     return "\n".join(lines)

@@ -4,7 +4,7 @@
 
 Each CLASS=FILE is a samples.npy of a run that was trained on that class alone. The classifier is the one of
 data.score, trained on all classes of --data. Prints for each file the share of pictures that it reads as
-their class, with a 95 % interval over the pictures, the same for held-out real ones, and the class that it
+their class, with a 95% interval over the pictures, the same for held-out real ones, and the class that it
 reads most often.
 """
 
@@ -36,7 +36,7 @@ def read_classes(pictures, net, device):
 
 
 def share(hits):
-    """The share of hits, bool [n], with its 95 % interval."""
+    """The share of hits, bool [n], with its 95% interval."""
     low, high = runs.wilson(int(hits.sum()), len(hits))
     return f"{hits.mean():.0%} ({low:.0%} to {high:.0%})"
 

@@ -80,7 +80,7 @@ def kappa(first: list[str], second: list[str]) -> float:
 
 
 def interval(first: list[str], second: list[str], draws: int = 2000) -> tuple[float, float]:
-    """A 95 % interval of kappa: the bootstrap over pictures."""
+    """A 95% interval of kappa: the bootstrap over pictures."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(draws):

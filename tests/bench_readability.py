@@ -91,7 +91,7 @@ def main():
     seen = features(test.pictures, net, device)
     real = [share(count_correct(net, seen, test.labels, k), len(test.labels)) for k in (1, 5)]
     print(f"{len(class_names):,} classes; classifier of width {args.width}, {args.steps:,} steps of 128")
-    print("| step | G | top-1 (95 % interval) | top-5 |\n|---|---|---|---|")
+    print("| step | G | top-1 (95% interval) | top-5 |\n|---|---|---|---|")
     print(f"| real, {len(test.labels):,} of held-out writers | - | {real[0]} | {real[1]} |", flush=True)
 
     labels = torch.arange(len(class_names)).repeat_interleave(args.each)

@@ -10,7 +10,7 @@ not use that both losses of a seed share pictures and z).
 A mixture: for each loss the seeds with all modes and all basins at the last step, and medians with quartiles
 over the seeds; then LS against each other loss, basins by Fisher's test, modes and points by Wilcoxon's.
 --counts K N K N: Fisher's exact test of K of N against K of N.
-An interval of a count is Wilson's, of 95 %. All tests are two-sided.
+An interval of a count is Wilson's, of 95%. All tests are two-sided.
 """
 
 import csv

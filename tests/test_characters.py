@@ -561,7 +561,7 @@ def test_real_handwriting():
 
 @needs_real
 def test_real_handwriting_is_recognized_by_its_nearest_class_mean():
-    """Labels and pictures belong together: far above the 1 % of chance for writers never seen."""
+    """Labels and pictures belong together: far above the 1% of chance for writers never seen."""
     train, test = (open_characters(str(REAL), split=split) for split in ("train", "test"))
     means = torch.stack([train.pictures[train.labels == k].float().mean(0).flatten() for k in range(100)])
     guess = torch.cdist(test.pictures.float().flatten(1), means).argmin(1)

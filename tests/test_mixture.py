@@ -290,7 +290,7 @@ def real_points(n):
 def test_true_samples_score_the_ceiling():
     modes, share, basins, divergence = gm.measure(real_points(250_000), TARGET).tolist()
     assert (modes, basins) == (8, 8)
-    assert share == pytest.approx(1 - math.exp(-4.5), abs=1e-3)  # 98.9 %
+    assert share == pytest.approx(1 - math.exp(-4.5), abs=1e-3)  # 98.9%
     assert divergence < 1e-3
     assert gm.measure(real_points(2500), TARGET)[[0, 2]].tolist() == [8, 8]
 

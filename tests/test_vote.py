@@ -168,8 +168,8 @@ def test_count_by_hand(tmp_path, call):
     code, out, _ = call(vote.main, "--count", *paths)
     assert code == 0
     assert f"study {STUDY}" in out
-    assert "7 votes of 2 voters on 4 pairs" in out and "A looked more real in 71.4% (95 % interval" in out
-    assert "agreed in 33.3% (95 % interval 6.1% to 79.2%); 3 pairs are shared" in out  # Wilson's of 1 in 3
+    assert "7 votes of 2 voters on 4 pairs" in out and "A looked more real in 71.4% (95% interval" in out
+    assert "agreed in 33.3% (95% interval 6.1% to 79.2%); 3 pairs are shared" in out  # Wilson's of 1 in 3
     assert "warning" not in out
 
 
@@ -196,7 +196,7 @@ def test_sides_out_of_balance_are_reported():
     study = "0123456789ab-100"
     rows = [row(ANNE, pair, left_is_a=pair > 30, chose_a=True, study=study) for pair in range(100)]
     text = vote.report([vote.read_vote(line.strip().split(",")) for line in rows])
-    assert "A stood on the left in 69.0%" in text and "does not contain 50 %" in text
+    assert "A stood on the left in 69.0%" in text and "does not contain 50%" in text
     assert "no pair was judged by two voters" in text
 
 
