@@ -16,7 +16,7 @@ import lsgan_scenes
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = [path for path in (ROOT / "README.md", ROOT / "docs/results.md") if path.exists()]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 SCRIPTS = [path.stem for path in sorted(ROOT.glob("*.py"))]
 
 # Functions and classes of several scripts are the same text in each, but for these
