@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data import DataError, make_parser, one_line_errors, runs
-from data.runs import at_least, below_one, not_empty, some_of
+from data.runs import at_least, below_one, between, not_empty, some_of
 
 BATCH = 512  # points a step, the authors'
 CHUNK = 10  # steps whose data are drawn at once, which is faster
@@ -66,9 +66,11 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     )
     add = parser.add_argument_group("data").add_argument
     add("--layout", choices=["ring", "grid"], default="ring", help="arrangement of the modes")
-    add("--modes", type=at_least(2), default=8, help="number of modes, for a grid a square number")
-    add("--radius", type=at_least(1e-6, float), default=1.0, help="of the ring; half the side of the grid")
-    add("--std", type=at_least(1e-6, float), default=0.01, help="standard deviation of a mode")
+    add("--modes", type=between(2, MOST_MODES), default=8, help="number of modes, for a grid a square number")
+    add(
+        "--radius", type=between(1e-6, 1e6, float), default=1.0, help="of the ring; half the side of the grid"
+    )
+    add("--std", type=between(1e-6, 1e6, float), default=0.01, help="standard deviation of a mode")
     add(
         "--doubled-mode",
         action=BooleanOptionalAction,
@@ -109,11 +111,6 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         parser.error(f"--figure {args.figure} trains nothing that --resume could go on with")
     if args.layout == "grid" and round(args.modes**0.5) ** 2 != args.modes:
         parser.error(f"--modes must be a square number for a grid; {args.modes} is not")
-    if args.modes > MOST_MODES:
-        points = f"{MEASURED:,} points must put {MIN_POINTS} on each"
-        parser.error(f"--modes {args.modes} is above {MOST_MODES}: {points}")
-    if max(args.radius, args.std) > 1e6:
-        parser.error("--radius and --std must be at most 1e6")
     if args.std < 1e-5 * args.radius:
         parser.error("--std must be at least 1e-5 of --radius: float32 would round the modes to a few points")
     return args
@@ -777,7 +774,7 @@ def train(args: Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """The program; argv is by default sys.argv[1:]."""
-    with one_line_errors(Path(__file__).name):
+    with one_line_errors(Path(__file__).name, sizes="--seeds or --z-dim"):
         args = parse_args(argv)
         if args.figure == 1:
             figure1(args)

@@ -10,8 +10,9 @@ A cell is one run: a setting, an optimizer, a loss and a seed. Settings: bn_g ha
 bn_gd in neither network, bn has it in both. Writes table.md, figure7.png, results.csv (a row for each
 finished cell), and a folder for each cell with its log.csv, last.pt and samples/.
 
-Differences from the authors' code: losses are means over the batch; where theirs are sums, our copy of
-TensorFlow's RMSProp multiplies the gradients by the batch size. bn_gd with RMSProp: theirs took ls-110,
+Needs 512 pictures or more. Differences from the authors' code: losses are means over the batch; where theirs
+are sums, our copy of TensorFlow's RMSProp multiplies the gradients by the batch size. Padding, BN's variance
+and the single forward pass of G are as in lsgan_scenes.py. bn_gd with RMSProp: theirs took ls-110,
 though the paper says ls. 20,000 steps; theirs stops at 5,000,000, and the paper does not say. Below 64 pixels
 the networks have three stages, not four. An epoch is a permutation of the data, theirs a shuffle buffer of
 10,000 pictures.
@@ -294,6 +295,13 @@ def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> No
             nn.init.zeros_(module.bias)
 
 
+def init_gamma(net: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Batch normalization's gamma N(1, 0.02), as in the authors' code for this figure."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1, 0.02, generator=generator)
+
+
 # ---------------------------------------------------------------- loss
 def discriminator_loss(d_real: Tensor, d_fake: Tensor, a=0.0, b=1.0, loss="ls") -> Tensor:
     """What D minimizes. ls: the first line of Eq. 2. sigmoid: Eq. 1, the cross entropy of logits."""
@@ -537,8 +545,9 @@ def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
         G = Generator(args.size, args.width, args.z_dim, g_has_bn)
         D = Discriminator(args.size, args.width, d_has_bn)
     for net, stream in ((G, INIT_G), (D, INIT_D)):
-        init_weights(net, torch_rng(cell.seed, stream))
-        init_gamma(net, cell.seed, stream)
+        generator = torch_rng(cell.seed, stream)
+        init_weights(net, generator)
+        init_gamma(net, generator)
         net.to(device, memory_format=torch.channels_last)
     # Over a batch the authors average the sigmoid loss and sum least squares; we average both.
     scale = 1 if cell.loss == "sigmoid" else args.batch_size
@@ -575,17 +584,6 @@ def draw_untrained(n: int, args: Namespace) -> Tensor:
 def generate_all(G: nn.Module, z: Tensor) -> Tensor:
     """generate() in parts of 512, for any number of z: uint8 [n, size, size, 3]."""
     return torch.cat([generate(G, part) for part in z.split(512)])
-
-
-def init_gamma(net: nn.Module, seed: int, stream: int) -> None:
-    """Batch normalization's gamma N(1, 0.02), as in the authors' code for this figure, but not for scenes.
-
-    A layer's number of channels stands for the step in rng(): in these networks no two BN layers share it.
-    """
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            gamma = rng(seed, stream, module.num_features).normal(1, 0.02, module.num_features)
-            module.weight.data.copy_(torch.from_numpy(gamma))
 
 
 def is_finite(run: Run) -> bool:
@@ -830,6 +828,7 @@ def open_data(args: Namespace, device: torch.device) -> tuple[Tensor | Images, I
         raise DataError(f"--batch-size {args.batch_size} is larger than the data: {len(images)} pictures")
     if images.nbytes <= IN_MEMORY:
         return decode_all(images).to(device), images
+    runs.check_shared_memory(args.workers, args.batch_size * images.nbytes // len(images))
     return images, images
 
 
@@ -951,7 +950,7 @@ def train(args: Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """The program; argv is by default sys.argv[1:]."""
-    with one_line_errors(Path(__file__).name):
+    with one_line_errors(Path(__file__).name, sizes="--batch-size, --size, --width, --z-dim or --seeds"):
         train(parse_args(argv))
 
 

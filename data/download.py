@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 from zipfile import ZipFile
 
 from data import DataError, make_parser, one_line_errors
-from data.runs import lock_file
+from data.runs import lock_file, not_empty
 
 LSUN = "http://dl.yf.io/lsun/scenes"
 HWDB = "http://www.nlpr.ia.ac.cn/databases/Download/Offline/CharData"
@@ -232,7 +232,7 @@ def main(argv: list[str] | None = None, lsun: str = LSUN, hwdb: str = HWDB, paus
     parser.add_argument("dataset", choices=("lsun", "hwdb1.0"))
     parser.add_argument("category", nargs="?", help="of LSUN: bedroom, kitchen, church_outdoor, ...")
     parser.add_argument("--split", choices=("train", "val"), default="train", help="of LSUN")
-    parser.add_argument("--out", help="folder; unset: the dataset's name")
+    parser.add_argument("--out", type=not_empty, help="folder; unset: the dataset's name")
     args = parser.parse_args(argv)
     out = Path(args.out or args.dataset)
     if args.dataset == "hwdb1.0" and not args.category:

@@ -411,6 +411,8 @@ def read_about(path: Path, n: int) -> dict:
         if not isinstance(about.get("limit"), int | None):
             raise ValueError("limit is no number")
         classes = about.get("classes")
+        if not isinstance(classes, list | None):
+            raise ValueError("classes is no list")
         if classes:
             labels = np.array(about["labels"])
             if labels.shape != (n,) or labels.dtype.kind != "i":

@@ -18,12 +18,10 @@ import numpy as np
 
 from data import DataError, make_parser, one_line_errors
 from data.images import Images, find_source, prepared_path, read_all
-from data.runs import at_least, lock_file, write_file
+from data.runs import at_least, lock_file, not_empty, write_file
 
 
-def prepare(
-    spec: str, size: int, fit: str = "squash", limit: int | None = None, out: str | None = None
-) -> Path:
+def prepare(spec: str, size: int, fit: str = "squash", limit: int = 0, out: str | None = None) -> Path:
     """Write the array of the pictures that spec names (see images.open_images), and return its path.
 
     While it grows it is called .npy.part. DataError: bad input, too little space, another array in its place,
@@ -34,7 +32,7 @@ def prepare(
         raise DataError(f"no pictures at {spec}")
     if path.suffix != ".npy":
         raise DataError(f"{path} must end in .npy")
-    images = Images(source, size, fit, limit)
+    images = Images(source, size, fit, limit or None)
     n = len(images)
     about = {"fingerprint": source.fingerprint, "size": size, "fit": fit, "count": n}
     about["limit"] = None if n == source.n else n
@@ -140,13 +138,13 @@ def main(argv: list[str] | None = None) -> None:
     """The command line: exit code 2 and one line for what is wrong, 130 for Ctrl-C."""
     parser = make_parser("data.prepare", "Decode and resize pictures once, for faster training.")
     add = parser.add_argument
-    add("spec", help="LMDB directory, folder of pictures, cifar10 or rooms")
+    add("spec", type=not_empty, help="LMDB directory, folder of pictures, cifar10 or rooms")
     add("--size", type=at_least(1), default=112, help="side in pixels")
     add("--fit", choices=("squash", "crop"), default="squash", help="how a picture becomes square")
-    add("--limit", type=at_least(1), help="only so many pictures, evenly spread; unset: all")
-    add("--out", help="another .npy file than the one that the scripts find")
+    add("--limit", type=at_least(0), default=0, help="only so many pictures, evenly spread; 0: all")
+    add("--out", type=not_empty, help="another .npy file than the one that the scripts find")
     args = parser.parse_args(argv)
-    with one_line_errors("data.prepare", "run the same command again to start again"):
+    with one_line_errors("data.prepare", "run the same command again to start again", "--size"):
         prepare(**vars(args))
 
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -34,9 +35,12 @@ NOT_OF_THE_RUN = {"gpu", "out", "resume", "sample", "n", "text"}  # arguments th
 def whole_number(text: str) -> int:
     """An argparse type: any whole number."""
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if abs(number) >= 2**63:  # PyTorch takes no larger ones
+        raise ArgumentTypeError(f"{text} is too large")
+    return number
 
 
 def finite(text: str) -> float:
@@ -71,12 +75,16 @@ def below_one(text: str) -> float:
     return number
 
 
-def zero_to_one(text: str) -> float:
-    """An argparse type: at least 0, at most 1."""
-    number = at_least(0, float)(text)
-    if number > 1:
-        raise ArgumentTypeError(f"must be at most 1, not {text}")
-    return number
+def between(least: float, most: float, kind: type = int) -> Callable[[str], float]:
+    """An argparse type: as at_least, and not above `most`."""
+
+    def parse(text: str) -> float:
+        number = at_least(least, kind)(text)
+        if number > most:
+            raise ArgumentTypeError(f"must be at most {most:g}, not {text}")
+        return number
+
+    return parse
 
 
 def multiple_of(divisor: int) -> Callable[[str], int]:
@@ -189,8 +197,8 @@ def saved_args(args: Namespace) -> dict:
 
 # ---------------------------------------------------------------- device and processes
 def started_by_torchrun() -> bool:
-    """Whether this is one of torchrun's processes. A cluster's scheduler may set one of these two alone."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    """Whether this is one of torchrun's processes. A cluster's scheduler may set some of these variables."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
 
 
 def pick_device(gpu: int | None) -> torch.device:
@@ -364,6 +372,24 @@ def default_workers() -> int:
     """Data workers of one process: as many as cores, divided by torchrun's processes here, at most 16."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun
     return min(max(available_cores() // processes, 1), 16)
+
+
+def check_shared_memory(workers: int | None, batch_bytes: int) -> None:
+    """Raises DataError if the batches of data workers may not fit into the free shared memory.
+
+    A worker that finds no room for its batch loses it, and the run would wait for ever. workers: of this
+    process, None for the default; each has up to two batches on their way.
+    """
+    shared = "/dev/shm"
+    if not os.path.isdir(shared):  # not Linux
+        return
+    workers = default_workers() if workers is None else workers
+    needed, free = 2 * workers * batch_bytes, shutil.disk_usage(shared).free
+    if needed > free:
+        raise DataError(
+            f"{workers} data workers need up to {needed / 1e6:,.0f} MB of shared memory, and"
+            f" {shared} has {free / 1e6:,.0f} MB: --workers N uses fewer, docker run --shm-size makes more"
+        )
 
 
 def leave_process_group(worker: int) -> None:
@@ -626,6 +652,14 @@ def check_finite(step: int, out: Path, tensors: list[Tensor]) -> None:
             f"step {step}: loss or weights not finite; last good checkpoint: {out / 'last.pt'}", sys.stderr
         )
         sys.exit(1)
+
+
+def print_start(out: Path, n: int, step: int, args: Namespace, world: int, device: torch.device) -> None:
+    """What a run says first: its folder, n pictures, steps, device and precision, and the log's columns."""
+    print(f"{out}: {n} pictures, step {step} to {args.steps}, on {world} x {device}")
+    if device.type == "cuda":
+        print("float32 layers compute in " + ("TF32; --no-tf32 turns that off" if args.tf32 else "float32"))
+    print("d_real, d_fake: means of D's output, for --loss sigmoid of sigmoid(D)")
 
 
 class Log:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from data import DataError, make_parser, one_line_errors
 from data.characters import open_characters
 from data.images import cache_path, decode_all, open_images
-from data.runs import at_least, load_checkpoint, new_file, save_checkpoint, wilson, write_file
+from data.runs import at_least, load_checkpoint, new_file, not_empty, save_checkpoint, wilson, write_file
 
 LEAST = 200  # pictures on either side that KID needs: the size of its subsets
 LEAST_STEPS = 400  # of the classifier's training: half a minute to two minutes on a CPU
@@ -47,22 +47,24 @@ class Network(nn.Module):
 
     def __init__(self, size: int, d: int, classes: int = 1, seed: int = 0, width: int = 32):
         super().__init__()
-        shrink = max(1, size // 28)  # larger pictures cost little more than 28x28
-        c_in, layers = 3, []
-        for factor, stride in ((1, shrink), (1, 1), (2, 2), (2, 1), (4, 2), (4, 1)):
-            c_out = factor * width
-            kernel = max(3, 2 * stride - 1)
-            conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False)
-            layers += [conv, nn.BatchNorm2d(c_out), nn.ReLU()]
-            c_in = c_out
-        layers += [
-            nn.AdaptiveMaxPool2d(3),
-            nn.Flatten(),
-            nn.Linear(36 * width, d, bias=False),
-            nn.BatchNorm1d(d),
-        ]
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(d, classes, bias=False)
+        # fork_rng: new layers draw from the global generator, which is left as it was.
+        with torch.random.fork_rng(devices=[]):
+            shrink = max(1, size // 28)  # larger pictures cost little more than 28x28
+            c_in, layers = 3, []
+            for factor, stride in ((1, shrink), (1, 1), (2, 2), (2, 1), (4, 2), (4, 1)):
+                c_out = factor * width
+                kernel = max(3, 2 * stride - 1)
+                conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False)
+                layers += [conv, nn.BatchNorm2d(c_out), nn.ReLU()]
+                c_in = c_out
+            layers += [
+                nn.AdaptiveMaxPool2d(3),
+                nn.Flatten(),
+                nn.Linear(36 * width, d, bias=False),
+                nn.BatchNorm1d(d),
+            ]
+            self.body = nn.Sequential(*layers)
+            self.head = nn.Linear(d, classes, bias=False)
         generator = torch.Generator().manual_seed(seed)
         for weight in self.body.parameters():
             if weight.dim() > 1:
@@ -484,7 +486,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     parser = make_parser("data.score", "Scores generated pictures against real ones.")
     add = parser.add_argument
     add("samples", nargs="+", type=Path, help="samples.npy of --sample; for characters, beside labels.npy")
-    add("--data", required=True, help="the real pictures, as given to the script")
+    add("--data", type=not_empty, required=True, help="the real pictures, as given to the script")
     add("--extractor", choices=["inception", "classifier", "random"], required=True, help="feature extractor")
     add("--fit", default="squash", help="as given to the script")
     add("--limit", type=at_least(0), default=0, help="pictures: use so many real ones, spread evenly; 0: all")

@@ -33,6 +33,7 @@ CELLS = [
     for optimizer in ("adam", "rmsprop")
     for loss in ("ls", "sigmoid")
 ]
+TORCHRUN = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["stability_grid"])
 
@@ -418,7 +419,7 @@ def launch_ranks(tmp_path, *flags, n=2):
     outputs = [tmp_path / f"{rank}.txt" for rank in range(n)]
     ranks = []
     for rank, output in enumerate(outputs):
-        environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n)}
+        environment = TORCHRUN | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n)}
         ranks.append(launch(*flags, "--out", "out", output=output, environment=environment))
     return ranks, outputs
 
@@ -452,7 +453,7 @@ def test_a_process_that_prints_a_table_prints_all_of_it(run, monkeypatch):
         return table
 
     monkeypatch.setattr(grid, "write_report", write_report_then_the_other_ends)
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+    for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     code, out, _ = run("--resume")
     assert code == 0 and "1 cells of other ranks are not finished" in out and "| bn_g adam ls |" not in out

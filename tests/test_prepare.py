@@ -110,6 +110,21 @@ def test_limit(tmp_path, spec):
     np.testing.assert_array_equal(np.load(tmp_path / "x_16_squash.npy"), expected)
 
 
+def test_a_limit_of_0_is_no_limit(tmp_path, spec):
+    run(spec, "--limit", "0")
+    assert json.loads((tmp_path / "x_16_squash.json").read_text())["limit"] is None
+
+
+@pytest.mark.parametrize("words", [["", "--size", "16"], ["rooms", "--out", ""]])
+def test_an_unset_variable_of_the_shell_is_no_folder(words, tmp_path, monkeypatch, capsys):
+    """It would be the current one."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        prepare.main(words)
+    assert caught.value.code == 2 and "must not be empty" in capsys.readouterr().err
+    assert not names(tmp_path)
+
+
 def test_a_limit_above_the_data_is_no_limit(tmp_path, spec):
     run(spec, "--limit", "1000")
     assert kind(open_images(spec, 16)) == "Array"
@@ -360,7 +375,7 @@ def test_missing_source(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "options", [("--fit", "stretch"), ("--size", "x"), ("--size", "0"), ("--limit", "0"), ("--lim", "3")]
+    "options", [("--fit", "stretch"), ("--size", "x"), ("--size", "0"), ("--limit", "-1"), ("--lim", "3")]
 )
 def test_bad_options(spec, capsys, options):
     refused(capsys, spec, *options)

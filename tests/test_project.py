@@ -219,7 +219,7 @@ real, z, more = torch.rand(6, 1, 28, 28), torch.rand(6, 4), {"y": torch.arange(3
 """,
     ),
     "stability_grid": (
-        "init_weights discriminator_loss generator_loss TFRMSprop",
+        "init_weights init_gamma discriminator_loss generator_loss TFRMSprop",
         """
 G, D = Generator(size=16, width=2, z_dim=4), Discriminator(size=16, width=2)
 real, z, more = torch.rand(6, 3, 16, 16), torch.rand(6, 4), {}
@@ -251,6 +251,9 @@ INIT = """
 for net in (G, D):
     init_weights(net, torch.Generator().manual_seed(0))
 """
+INIT_GAMMA = """
+    init_gamma(net, torch.Generator().manual_seed(0))
+"""
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -262,4 +265,6 @@ def test_networks_loss_and_step_paste_into_a_fresh_file(script):
     init = INIT
     if script == "gaussian_mixture":  # a generator for each model
         init = INIT.replace("torch.Generator().manual_seed(0)", "[torch.Generator()] * 2")
+    elif script == "stability_grid":
+        init = INIT.rstrip() + INIT_GAMMA
     exec("\n\n".join([IMPORTS, *pasted, made, init, STEPS]), {})

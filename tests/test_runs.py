@@ -4,6 +4,7 @@ A process that must really die is forked from a server that has imported torch a
 milliseconds instead of seconds. `python lsgan_...py` and torchrun themselves are started once each.
 """
 
+import argparse
 import contextlib
 import errno
 import gc
@@ -17,6 +18,7 @@ import pickle
 import random
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -638,9 +640,11 @@ def test_numbers_that_are_not_finite_are_never_saved(script, run, tmp_path):
     assert good["step"] == 0 and all(tensor.isfinite().all() for tensor in good["G"].values())
 
 
-def test_a_whole_number_may_have_any_length():
-    """Python's float() of it would be an OverflowError."""
-    assert runs.at_least(0)("1" + "0" * 400) == 10**400
+def test_a_whole_number_that_pytorch_cannot_hold_is_refused():
+    assert runs.at_least(0)(str(2**63 - 1)) == 2**63 - 1
+    for number in (2**63, 10**400):
+        with pytest.raises(argparse.ArgumentTypeError, match="is too large"):
+            runs.at_least(0)(str(number))
 
 
 def test_large_numbers_are_finite():
@@ -751,8 +755,8 @@ def test_a_fault_while_saving_keeps_its_traceback(tmp_path, monkeypatch):
 BAD_FLAGS = [
     ("--gpu 99", "there is no GPU 99", "--gpu -1"),
     ("--gpu -2", "there is no GPU -2", "--gpu -1"),
-    ("--batch-size 0", "argument --batch-size: must be at least 1, not 0"),
-    ("--batch-size 1", "--batch-size 1 must be"),
+    ("--batch-size 0", "argument --batch-size: must be at least 2, not 0"),
+    ("--batch-size 1", "argument --batch-size: must be at least 2, not 1"),
     ("--batch-size 64.5", "argument --batch-size: '64.5' is not a whole number"),
     ("--lr nan", "argument --lr: must be finite, not nan"),
     ("--lr inf", "argument --lr"),
@@ -780,7 +784,8 @@ BAD_FLAGS = [
     ("--sample nowhere.pt", "there is no checkpoint nowhere.pt"),
     ("--sample=", "argument --sample: must not be empty"),
     ("--resume a.pt --sample b.pt", "--sample", "not allowed with", "--resume"),
-    ("--width 1000000000000000", "out of memory", "--batch-size, --size or --width"),
+    ("--width 1000000000000000", "out of memory", "--batch-size, ", "--width, --z-dim or --n"),
+    ("--z-dim 100000000000000000000", "argument --z-dim: 100000000000000000000 is too large"),
 ]
 OWN_BAD_FLAGS = {
     "lsgan_scenes": [
@@ -788,7 +793,8 @@ OWN_BAD_FLAGS = {
         ("--size 0", "argument --size: must be at least 1, not 0"),
         ("--limit -1", "argument --limit: must be at least 0, not -1"),
         ("--workers -1", "argument --workers"),
-        ("--augment -1", "argument --augment"),
+        ("--augment -1", "argument --augment: must be at least 0, not -1"),
+        ("--augment 2", "argument --augment: must be at most 1, not 2"),
         ("--batch-size 13", "--batch-size 13 is larger than the data: 12 pictures"),
         ("--data nowhere/bedroom", "nowhere/bedroom", "nowhere/bedroom_train_lmdb"),
     ],
@@ -843,6 +849,7 @@ def test_which_gpu_is_picked(monkeypatch):
     assert runs.pick_device(None) == torch.device("cuda:0")
     monkeypatch.setenv("WORLD_SIZE", "6")  # as torchrun does on the second process of the third machine
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     assert runs.pick_device(None) == torch.device("cuda:1")
 
 
@@ -856,8 +863,13 @@ def test_tf32_is_as_the_flag_says(script, run, tmp_path, arithmetic, flag, tf32)
 
 
 def test_gpu_under_torchrun(script, run, tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "1")
+    for name, value in (
+        ("RANK", "0"),
+        ("WORLD_SIZE", "1"),
+        ("LOCAL_RANK", "0"),
+        ("MASTER_ADDR", "127.0.0.1"),
+    ):
+        monkeypatch.setenv(name, value)
     assert refused(script, run("--gpu", 0, "--out", tmp_path / "run"), "torchrun", "--gpu -1")
 
 
@@ -1167,6 +1179,24 @@ def test_the_process_ends_after_an_error_in_a_data_worker(script, tmp_path, brok
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=200)
     assert done.returncode > 0
     assert reason in done.stderr
+
+
+@pytest.mark.parametrize("script", ["lsgan_scenes", "stability_grid"])
+def test_workers_that_could_fill_the_shared_memory_are_refused(script, tmp_path, monkeypatch, capsys):
+    """A worker that does loses its batch, and the run would wait for it for ever."""
+    module = __import__(script)
+    make_photos(tmp_path / "data", range(20))
+    monkeypatch.setattr(module, "IN_MEMORY", 0)
+    batch = 4 * 16 * 16 * 3
+    for free, opens in ((2 * 3 * batch, True), (2 * 3 * batch - 1, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: argparse.Namespace(free=free))
+        args = module.parse_args(f"--data {tmp_path}/data --size 16 --batch-size 4 --workers 3".split())
+        given = (args, torch.device("cpu"), 1)[: 3 if script == "lsgan_scenes" else 2]
+        if opens:
+            assert len(module.open_data(*given)[0]) == 20
+        else:
+            with pytest.raises(DataError, match="3 data workers need .* --workers N uses fewer"):
+                module.open_data(*given)
 
 
 # ---------------------------------------------------------------- one run directory, one process

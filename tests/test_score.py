@@ -154,6 +154,13 @@ def test_features_depend_on_the_seed_and_on_nothing_else(rooms):
     assert (one - features(rooms[:6], make_extractor("random", 32, seed=8))).abs().max() > 0.1
 
 
+def test_extractors_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    make_extractor("random", 32)
+    Network(28, 128, 10)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("size", [16, 28, 64, 112])
 def test_any_size_and_grey_pictures(size):
     grey = np.random.default_rng(0).integers(0, 256, (3, size, size), np.uint8)
