@@ -543,6 +543,7 @@ DAMAGED_JSON = {
     "no numbers": '{"classes": ["a"], "labels": ["a", "a", "a"]}',
     "fractions": '{"classes": ["a"], "labels": [0.5, 0, 0]}',
     "no classes": '{"classes": 3, "labels": [0, 0, 0]}',
+    "classes that are no list": '{"classes": {"a": 1}, "labels": [0, 0, 0]}',
 }
 
 

@@ -862,6 +862,13 @@ def test_tf32_is_as_the_flag_says(script, run, tmp_path, arithmetic, flag, tf32)
     assert torch.backends.cudnn.deterministic
 
 
+@pytest.mark.parametrize("tf32, said", [(True, "in TF32; --no-tf32 turns that off"), (False, "in float32\n")])
+def test_a_run_on_a_gpu_says_its_precision(tf32, said, capsys):
+    args = argparse.Namespace(steps=5, tf32=tf32)
+    runs.print_start(Path("run"), 3, 0, args, 1, torch.device("cuda"))
+    assert said in capsys.readouterr().out
+
+
 def test_gpu_under_torchrun(script, run, tmp_path, monkeypatch):
     for name, value in (
         ("RANK", "0"),
