@@ -799,7 +799,7 @@ def draw_figure7(out: Path, logs: dict[Cell, np.ndarray], verdicts: dict[Cell, s
 
 
 def show_samples(axes, which: str, out: Path, cell: Cell, verdicts: dict[Cell, str]) -> None:
-    """A quarter of a cell's last grid, which it made while it was finite, with its verdict. which: a word."""
+    """A quarter of the last grid that a cell made while finite, with its verdict. which: best or worst."""
     paths = sorted(folder(out, cell).glob("samples/*.png"))
     if paths:
         with Image.open(paths[-1]) as grid:

@@ -368,22 +368,26 @@ def available_cores() -> int:
     return os.cpu_count()
 
 
+def local_processes() -> int:
+    """How many processes torchrun has started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def default_workers() -> int:
-    """Data workers of one process: as many as cores, divided by torchrun's processes here, at most 16."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun
-    return min(max(available_cores() // processes, 1), 16)
+    """Data workers of one process: as many as cores, divided by the processes here, at most 16."""
+    return min(max(available_cores() // local_processes(), 1), 16)
 
 
 def check_shared_memory(workers: int | None, batch_bytes: int) -> None:
     """Raises DataError if the batches of data workers may not fit into the free shared memory.
 
-    A worker that finds no room for its batch loses it, and the run would wait for ever. workers: of this
-    process, None for the default; each has up to two batches on their way.
+    A worker that finds no room for its batch loses it, and the run would wait for ever. workers: of each
+    process, None for the default; each has up to two batches of this size on their way.
     """
     shared = "/dev/shm"
     if not os.path.isdir(shared):  # not Linux
         return
-    workers = default_workers() if workers is None else workers
+    workers = local_processes() * (default_workers() if workers is None else workers)
     needed, free = 2 * workers * batch_bytes, shutil.disk_usage(shared).free
     if needed > free:
         raise DataError(

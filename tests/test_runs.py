@@ -1188,21 +1188,23 @@ def test_the_process_ends_after_an_error_in_a_data_worker(script, tmp_path, brok
     assert reason in done.stderr
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("script", ["lsgan_scenes", "stability_grid"])
-def test_workers_that_could_fill_the_shared_memory_are_refused(script, tmp_path, monkeypatch, capsys):
+def test_workers_that_could_fill_the_shared_memory_are_refused(script, processes, tmp_path, monkeypatch):
     """A worker that does loses its batch, and the run would wait for it for ever."""
     module = __import__(script)
     make_photos(tmp_path / "data", range(20))
     monkeypatch.setattr(module, "IN_MEMORY", 0)
-    batch = 4 * 16 * 16 * 3
-    for free, opens in ((2 * 3 * batch, True), (2 * 3 * batch - 1, False)):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    workers, batch = 3 * processes, 4 * 16 * 16 * 3
+    for free, opens in ((2 * workers * batch, True), (2 * workers * batch - 1, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: argparse.Namespace(free=free))
         args = module.parse_args(f"--data {tmp_path}/data --size 16 --batch-size 4 --workers 3".split())
         given = (args, torch.device("cpu"), 1)[: 3 if script == "lsgan_scenes" else 2]
         if opens:
             assert len(module.open_data(*given)[0]) == 20
         else:
-            with pytest.raises(DataError, match="3 data workers need .* --workers N uses fewer"):
+            with pytest.raises(DataError, match=f"{workers} data workers need .* --workers N uses fewer"):
                 module.open_data(*given)
 
 
