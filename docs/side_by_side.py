@@ -1,0 +1,90 @@
+"""The first pictures of several sources side by side, each source under its title: rooms.png and its like.
+
+    python docs/side_by_side.py rooms.png --size 32 "real=rooms" "seed 0=samples0/samples.npy"
+
+A source is a samples.npy of --sample, or anything that --data of lsgan_scenes.py takes.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from data import DataError, make_parser, one_line_errors, runs
+from data.images import open_images
+from data.runs import at_least
+
+SIDE = 128  # pixels of each picture in the output; whole multiples of --size stay sharp
+GAP = 4  # white pixels between two pictures
+MARGIN = 24  # and between two sources
+TITLE = 32  # height of the titles
+
+
+def load(source: str, count: int, size: int) -> np.ndarray:
+    """The first pictures of a source, uint8 [count, size, size, 3]."""
+    if source.endswith(".npy"):
+        try:
+            pictures = np.load(source, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read {source}: {error}") from None
+        if pictures.shape[1:] != (size, size, 3):
+            raise DataError(f"{source} has pictures of shape {pictures.shape[1:]}, not {(size, size, 3)}")
+    else:
+        pictures = open_images(source, size)
+    if len(pictures) < count:
+        raise DataError(f"{source} has {len(pictures)} pictures, --count is {count}")
+    if source.endswith(".npy"):
+        return np.array(pictures[:count])
+    return pictures[torch.arange(count)].numpy()
+
+
+def tile(pictures: np.ndarray, columns: int) -> np.ndarray:
+    """One picture of rows and columns: uint8 [height, width, 3]."""
+    zoom = max(1, SIDE // pictures.shape[1])
+    pictures = pictures.repeat(zoom, 1).repeat(zoom, 2)
+    pictures = np.pad(pictures, ((0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    count, height, width, _ = pictures.shape
+    grid = pictures.reshape(count // columns, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
+    return grid.reshape(count // columns * height, columns * width, 3)
+
+
+def parse_args(argv=None):
+    parser = make_parser("side_by_side.py", "Pictures of several sources side by side")
+    add = parser.add_argument
+    add("out", type=Path, help="PNG to write")
+    add("sources", nargs="+", metavar="TITLE=SOURCE", help="samples.npy, or what --data takes")
+    add("--size", type=at_least(1), default=32, help="side of the pictures")
+    add("--count", type=at_least(1), default=6, help="pictures of each source, a multiple of --columns")
+    add("--columns", type=at_least(1), default=2, help="columns of each source")
+    args = parser.parse_args(argv)
+    if args.count % args.columns:
+        parser.error(f"--count {args.count} is not a multiple of --columns {args.columns}")
+    for source in args.sources:
+        if "=" not in source:
+            parser.error(f"{source!r} is not TITLE=SOURCE")
+    return args
+
+
+def main(argv=None) -> None:
+    with one_line_errors("side_by_side.py"):
+        args = parse_args(argv)
+        titled = [source.partition("=")[::2] for source in args.sources]
+        tiles = [tile(load(source, args.count, args.size), args.columns) for _, source in titled]
+        height, width, _ = tiles[0].shape
+        picture = Image.new("RGB", (len(tiles) * (width + MARGIN) - MARGIN, TITLE + height), "white")
+        draw = ImageDraw.Draw(picture)
+        font = ImageFont.load_default(20)
+        for i, (title, _) in enumerate(titled):
+            left = i * (width + MARGIN)
+            draw.text((left + width // 2, TITLE // 2), title, "black", font, anchor="mm")
+            picture.paste(Image.fromarray(tiles[i]), (left, TITLE))
+        with runs.write_file(args.out) as file:
+            picture.save(file, "png")
+
+
+if __name__ == "__main__":
+    main()
