@@ -6,7 +6,9 @@
 
 A grid: for each setting and optimizer how often each verdict was given to LS and to the regular GAN, with
 Fisher's exact test, and their FIDs at the end, with Wilcoxon's signed-rank test over the seeds (Fisher's does
-not use that both losses of a seed share pictures and z).
+not use that both losses of a seed share pictures and z). With --scores also the means of FID and, where there
+is one, Inception Score at the end and at each run's scored step of lowest FID, with Welch's interval of the
+difference.
 A mixture: for each loss the seeds with all modes and all basins at the last step, and medians with quartiles
 over the seeds; then LS against each other loss, basins by Fisher's test, modes and points by Wilcoxon's.
 --counts K N K N: Fisher's exact test of K of N against K of N.
@@ -20,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from scipy.stats import fisher_exact, wilcoxon
+from scipy.stats import fisher_exact, ttest_ind, wilcoxon
 
 from data import DataError, make_parser, one_line_errors
 from data.runs import at_least, count_text
@@ -72,7 +74,31 @@ def compare_losses(ls: list[dict[str, str]], regular: list[dict[str, str]]) -> l
     return lines
 
 
-def about_grid(rows: list[dict[str, str]]) -> list[str]:
+def best_row(run: Path, row: dict[str, str]) -> dict[str, str]:
+    """Of the scored steps in the log of a cell, which is a row of results.csv, the one of lowest FID."""
+    cell = "-".join((row["setting"], row["optimizer"], row["loss"], f"seed{row['seed']}"))
+    with open(run / cell / "log.csv", newline="") as file:
+        return min(csv.DictReader(file), key=lambda scored: np.nan_to_num(float(scored["FID"]), nan=np.inf))
+
+
+def compare_scores(run: Path, ls: list[dict[str, str]], regular: list[dict[str, str]]) -> list[str]:
+    """A table of mean scores at the last and at the best step. Scores of runs that are not finite are nan."""
+    lines = ["| | LS | regular | difference, 95% interval (Welch) | p |", "|---|---|---|---|---|"]
+    best = [[best_row(run, row) for row in rows] for rows in (ls, regular)]
+    for step, (of_ls, of_regular) in (("last", (ls, regular)), ("best", best)):
+        for name in ("IS", "FID"):
+            a, b = column(of_ls, name), column(of_regular, name)
+            if name == "IS" and np.isnan([*a, *b]).all():  # not a classifier's features
+                continue
+            test = ttest_ind(a, b, equal_var=False)
+            low, high = test.confidence_interval()
+            cells = [f"{x.mean():.4g} ± {x.std(ddof=1):.2g}" for x in (a, b)]
+            difference = f"{a.mean() - b.mean():.2g} ({low:.2g} to {high:.2g})"
+            lines.append(f"| {name}, {step} | {' | '.join(cells)} | {difference} | {test.pvalue:.2g} |")
+    return lines
+
+
+def about_grid(rows: list[dict[str, str]], run: Path, scores: bool) -> list[str]:
     """Lines about each setting and optimizer; seeds of which only one loss is finished are left out."""
     lines = []
     for setting, optimizer in dict.fromkeys((row["setting"], row["optimizer"]) for row in rows):
@@ -83,7 +109,10 @@ def about_grid(rows: list[dict[str, str]]) -> list[str]:
         if not seeds:
             raise DataError(f"{setting}, {optimizer}: no seed of which both losses are finished")
         lines.append(f"{setting}, {optimizer}, seeds {', '.join(seeds)}")
-        lines += compare_losses([ls[seed] for seed in seeds], [regular[seed] for seed in seeds])
+        pairs = [ls[seed] for seed in seeds], [regular[seed] for seed in seeds]
+        lines += compare_losses(*pairs)
+        if scores:
+            lines += compare_scores(run, *pairs)
     return lines
 
 
@@ -136,6 +165,7 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("runs", nargs="*", type=Path, help="run directories of stability_grid.py or gaussian_mixture.py")
     add("--counts", nargs=4, type=at_least(0), metavar=("K", "N", "K", "N"), help="K of N against K of N")
+    add("--scores", action="store_true", help="of a grid: means of FID and Inception Score, last and best")
     add("--modes", type=at_least(1), default=8, help="of the mixture")
     args = parser.parse_args(argv)
     with one_line_errors("bench_stats.py"):
@@ -147,8 +177,11 @@ def main(argv: list[str] | None = None) -> None:
             print(f"Fisher's p {fisher(k, n, other_k, other_n):.2g}")
         for run in args.runs:
             rows = read_rows(run)
-            is_grid = "verdict" in rows[0]
-            print("\n".join([str(run), *(about_grid(rows) if is_grid else about_mixture(rows, args.modes))]))
+            if "verdict" in rows[0]:
+                lines = about_grid(rows, run, args.scores)
+            else:
+                lines = about_mixture(rows, args.modes)
+            print("\n".join([str(run), *lines]))
 
 
 if __name__ == "__main__":

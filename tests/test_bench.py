@@ -174,6 +174,23 @@ def test_runs_that_are_not_finite_rank_as_the_worst(call, tmp_path):
     assert "FID is lower for the regular GAN in 4 of 5 seeds; Wilcoxon's p 0.12\n" in out  # 2 / 2**4
 
 
+def test_scores_are_compared_at_the_last_and_at_the_best_step(call, tmp_path):
+    """IS at the end: 1, 2, 3 against 0, 1, 2, so 1 apart with a standard error of sqrt(2/3) and 4 degrees of
+    freedom, of which Student's 97.5% quantile is 2.776: the interval is 1 - 2.267 to 1 + 2.267."""
+    rows = ["setting,optimizer,loss,seed,verdict,FID,IS"]
+    for seed in range(3):
+        for loss, IS, FID in (("ls", seed + 1, 9), ("sigmoid", seed, 8)):
+            rows.append(f"bn,adam,{loss},{seed},learned,{FID},{IS}")
+            log = f"step,FID,IS\n100,nan,8\n200,{seed + 4},7\n300,{FID},{IS}\n"
+            cell = tmp_path / f"bn-adam-{loss}-seed{seed}"
+            cell.mkdir()
+            (cell / "log.csv").write_text(log)
+    (tmp_path / "results.csv").write_text("\n".join(rows))
+    code, out, _ = call(bench_stats.main, tmp_path, "--scores")
+    assert code == 0 and "| IS, last | 2 ± 1 | 1 ± 1 | 1 (-1.3 to 3.3) | 0.29 |\n" in out
+    assert "| FID, best | 5 ± 1 | 5 ± 1 | 0 (-2.3 to 2.3) | 1 |\n" in out
+
+
 def test_a_mixture_is_judged_at_its_last_step_and_in_its_last_quarter(call, tmp_path):
     rows = ["step,loss,seed,modes,share,basins,divergence"]
     for step in (10, 15, 20):
