@@ -181,7 +181,7 @@ def test_scores_are_compared_at_the_last_and_at_the_best_step(call, tmp_path):
     for seed in range(3):
         for loss, IS, FID in (("ls", seed + 1, seed + 9), ("sigmoid", seed, seed + 8)):
             rows.append(f"bn,adam,{loss},{seed},learned,{FID},{IS}")
-            log = f"step,FID,IS\n100,nan,8\n200,{seed + 4},7\n300,{FID},{IS}\n"
+            log = f"step,FID,IS\n100,nan,8\n200,{seed + 4},{seed + 7}\n300,{FID},{IS}\n"
             cell = tmp_path / f"bn-adam-{loss}-seed{seed}"
             cell.mkdir()
             (cell / "log.csv").write_text(log)
