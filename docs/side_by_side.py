@@ -24,22 +24,23 @@ MARGIN = 24  # and between two sources
 TITLE = 32  # height of the titles
 
 
+def load_samples(path: str, size: int) -> np.ndarray:
+    """The pictures of a samples.npy, uint8 [n, size, size, 3]."""
+    try:
+        pictures = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+    if pictures.shape[1:] != (size, size, 3):
+        raise DataError(f"{path} has pictures of shape {pictures.shape[1:]}, not {(size, size, 3)}")
+    return pictures
+
+
 def load(source: str, count: int, size: int) -> np.ndarray:
     """The first pictures of a source, uint8 [count, size, size, 3]."""
-    if source.endswith(".npy"):
-        try:
-            pictures = np.load(source, mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise DataError(f"cannot read {source}: {error}") from None
-        if pictures.shape[1:] != (size, size, 3):
-            raise DataError(f"{source} has pictures of shape {pictures.shape[1:]}, not {(size, size, 3)}")
-    else:
-        pictures = open_images(source, size)
+    pictures = load_samples(source, size) if source.endswith(".npy") else open_images(source, size)
     if len(pictures) < count:
         raise DataError(f"{source} has {len(pictures)} pictures, --count is {count}")
-    if source.endswith(".npy"):
-        return np.array(pictures[:count])
-    return pictures[torch.arange(count)].numpy()
+    return np.asarray(pictures[torch.arange(count)])
 
 
 def tile(pictures: np.ndarray, columns: int) -> np.ndarray:
@@ -72,16 +73,19 @@ def parse_args(argv=None):
 def main(argv=None) -> None:
     with one_line_errors("side_by_side.py"):
         args = parse_args(argv)
-        titled = [source.partition("=")[::2] for source in args.sources]
-        tiles = [tile(load(source, args.count, args.size), args.columns) for _, source in titled]
+        titles, tiles = [], []
+        for titled_source in args.sources:
+            title, source = titled_source.split("=", 1)
+            titles.append(title)
+            tiles.append(tile(load(source, args.count, args.size), args.columns))
         height, width, _ = tiles[0].shape
         picture = Image.new("RGB", (len(tiles) * (width + MARGIN) - MARGIN, TITLE + height), "white")
         draw = ImageDraw.Draw(picture)
         font = ImageFont.load_default(20)
-        for i, (title, _) in enumerate(titled):
+        for i, (title, pictures) in enumerate(zip(titles, tiles)):
             left = i * (width + MARGIN)
             draw.text((left + width // 2, TITLE // 2), title, "black", font, anchor="mm")
-            picture.paste(Image.fromarray(tiles[i]), (left, TITLE))
+            picture.paste(Image.fromarray(pictures), (left, TITLE))
         with runs.write_file(args.out) as file:
             picture.save(file, "png")
 
