@@ -134,7 +134,7 @@ def test_commands_of_the_readme_parse(words, monkeypatch, capsys):
     if name.startswith("tests/"):
         assert (ROOT / name).exists()
         return
-    module = __import__(name.removesuffix(".py"), fromlist=["main"])
+    module = __import__(name.removesuffix(".py").replace("/", "."), fromlist=["main"])
     assert (ROOT / f"{name.removesuffix('.py').replace('.', '/')}.py").exists()
 
     def stop(self, args=None, namespace=None):
