@@ -26,7 +26,7 @@ from scipy.stats import fisher_exact, ttest_ind, wilcoxon
 
 from data import DataError, make_parser, one_line_errors
 from data.runs import at_least, count_text
-from stability_grid import VERDICTS
+from stability_grid import VERDICTS, Cell, folder
 
 
 def fisher(k: int, n: int, other_k: int, other_n: int) -> float:
@@ -76,8 +76,8 @@ def compare_losses(ls: list[dict[str, str]], regular: list[dict[str, str]]) -> l
 
 def best_row(run: Path, row: dict[str, str]) -> dict[str, str]:
     """Of the scored steps in the log of a cell, which is a row of results.csv, the one of lowest FID."""
-    cell = "-".join((row["setting"], row["optimizer"], row["loss"], f"seed{row['seed']}"))
-    with open(run / cell / "log.csv", newline="") as file:
+    cell = Cell(row["setting"], row["optimizer"], row["loss"], int(row["seed"]))
+    with open(folder(run, cell) / "log.csv", newline="") as file:
         return min(csv.DictReader(file), key=lambda scored: np.nan_to_num(float(scored["FID"]), nan=np.inf))
 
 
