@@ -143,9 +143,8 @@ def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) ->
     per_epoch = n // batch_size
     epoch, position = divmod(start, per_epoch)
     while True:
-        order = torch.from_numpy(rng(seed, ORDER, epoch).permutation(n))
-        for indices in order.split(batch_size)[position:per_epoch]:
-            yield indices[share]
+        order = torch.from_numpy(rng(seed, ORDER, epoch).permutation(n)[: per_epoch * batch_size])
+        yield from order.view(per_epoch, batch_size)[position:, share]
         epoch, position = epoch + 1, 0
 
 

@@ -229,9 +229,9 @@ def set_arithmetic(tf32: bool) -> None:
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device. A GPU copies it from pinned memory, so that the program need not wait."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Graph:
