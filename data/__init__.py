@@ -51,14 +51,12 @@ def fail(prog: str, message: object) -> NoReturn:
 
 
 @contextlib.contextmanager
-def one_line_errors(
-    prog: str, again: str = "", sizes: str = "--batch-size, --size or --width"
-) -> Iterator[None]:
+def one_line_errors(prog: str, again: str = "", sizes: str = "") -> Iterator[None]:
     """Inside, bad input ends the program with one line and exit code 2; Ctrl-C with exit code 130.
 
     A DataError is bad input, and so is a size that memory cannot hold, or a data worker that is killed. Any
-    other error is one of the code and keeps its traceback. again: what the user can do after Ctrl-C. sizes:
-    the flags that decide how much memory the program takes.
+    other error is a bug and keeps its traceback. again: what the user can do after Ctrl-C. sizes: the flags
+    that decide how much memory the program takes.
     """
     make_output_safe()
     try:
@@ -72,10 +70,8 @@ def one_line_errors(
     except (MemoryError, RuntimeError) as error:
         reason = str(error)
         if isinstance(error, MemoryError) or any(words in reason.lower() for words in OUT_OF_MEMORY):
-            first, _, _ = reason.partition(". ")
-            detail = f" ({first})" if first else ""
-            fail(prog, f"out of memory{detail}: use smaller settings, such as {sizes}")
-        if "DataLoader worker" in reason:
+            fail(prog, f"out of memory: use smaller settings, such as {sizes}" if sizes else "out of memory")
+        if reason.startswith("DataLoader worker"):  # one died; an error in one starts with "Caught"
             fail(prog, f"{reason.strip(' .')}; try --workers 0")
         raise
 

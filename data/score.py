@@ -576,7 +576,7 @@ def main(argv: list[str] | None = None) -> None:
     """The program; argv is by default sys.argv[1:]."""
     args = parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with one_line_errors("data.score"):
+    with one_line_errors("data.score", sizes="--limit (pictures) or --classes (characters)"):
         sets = open_sets(args.samples)
         if sets[0].ndim == 4:
             rows = score_pictures(args, sets, device)

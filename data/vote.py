@@ -228,7 +228,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--seed", type=at_least(0), default=0, help="which pictures are taken follows from it")
     add("--count", nargs="+", metavar="CSV", help="count the votes in these files instead")
     args = parser.parse_args(argv)
-    with one_line_errors("data.vote"):
+    with one_line_errors("data.vote", sizes="--pairs"):
         if args.count:
             if args.samples:
                 parser.error("--count takes CSV files only")

@@ -301,7 +301,7 @@ def score_systems(args: Namespace, pictures: Tensor, extractor: nn.Module) -> tu
 
 def main(argv: list[str] | None = None) -> None:
     """The program; argv is by default sys.argv[1:]."""
-    with one_line_errors("bench_ebgan.py"):
+    with one_line_errors("bench_ebgan.py", sizes="--batch-size, --size or --width"):
         args = parse_args(argv)
         device = runs.pick_device(args.gpu)
         runs.set_arithmetic(tf32=True)

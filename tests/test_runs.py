@@ -36,9 +36,10 @@ from conftest import Killed, at_call, die, same
 from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, Dataset
 
 import lsgan_scenes as scenes
-from data import DataError, Output, runs
+from data import DataError, Output, one_line_errors, runs
 
 SCRIPTS = {  # the smallest run of each, with three steps an epoch
     "lsgan_scenes": "--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 12 --gpu -1",
@@ -1248,6 +1249,52 @@ def test_an_error_in_the_code_keeps_its_traceback(script, run, tmp_path, monkeyp
     monkeypatch.setattr(script, "train_step", typo)
     with pytest.raises(FileNotFoundError):
         run("--steps", 2, "--out", tmp_path / "run")
+
+
+class Faulty(Dataset):
+    """Pictures whose reader has a bug."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise RuntimeError("a bug")
+
+
+def test_an_error_in_the_code_of_a_data_worker_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="(?s)in DataLoader worker process 0.*Traceback.*a bug"):
+        with one_line_errors("x.py"):
+            list(DataLoader(Faulty(), num_workers=1))
+
+
+@pytest.mark.parametrize(
+    "end", ["exited unexpectedly with exit code 1. Details are lost", "is killed by signal: Killed"]
+)
+def test_a_data_worker_that_died_is_one_line(capsys, end):
+    with pytest.raises(SystemExit, match="2"), one_line_errors("x.py"):
+        raise RuntimeError(f"DataLoader worker (pid 7) {end}. ")
+    assert capsys.readouterr().err == f"x.py: error: DataLoader worker (pid 7) {end}; try --workers 0\n"
+
+
+OUT_OF_MEMORY = [
+    MemoryError(800),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "sizes, line",
+    [
+        ({}, "x.py: error: out of memory\n"),
+        ({"sizes": "--n"}, "x.py: error: out of memory: use smaller settings, such as --n\n"),
+    ],
+)
+def test_out_of_memory_names_the_flags_that_there_are(capsys, error, sizes, line):
+    with pytest.raises(SystemExit, match="2"), one_line_errors("x.py", **sizes):
+        raise error
+    assert capsys.readouterr().err == line
 
 
 def test_steps_without_a_log_line_do_not_wait_for_the_device(script, run, tmp_path, monkeypatch):

@@ -591,6 +591,18 @@ def test_samples_are_never_unpickled(tmp_path, capsys):
     assert not (tmp_path / "was run").exists()
 
 
+def test_out_of_memory_names_flags_that_it_has(tmp_path, capsys, monkeypatch):
+    def full(paths):
+        raise MemoryError
+
+    monkeypatch.setattr(score, "open_sets", full)
+    line = refused(capsys, tmp_path / "samples.npy", "--data", "rooms", "--extractor", "random")
+    named = set(re.findall("--[a-z]+", line))
+    assert "out of memory" in line and named == {"--limit", "--classes"}
+    for flag in named:
+        score.parse_args([*"samples.npy --data rooms --extractor random".split(), flag, "3"])
+
+
 def test_bad_arguments_are_one_line(tmp_path, capsys):
     path = tmp_path / "samples.npy"
     path.write_bytes(npy(GOOD))
