@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import importlib
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import torch
+import torchvision  # also loads its decoders, torch.ops.image
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,8 +28,6 @@ from tqdm import tqdm
 from data import DataError, name_toys
 from data.rooms import room
 from data.runs import available_cores, write_file
-
-importlib.import_module("torchvision")  # loads its decoders, torch.ops.image
 
 BATCH = 64  # pictures that a thread of decode_all reads together
 UNCHANGED = 0  # for torchvision's decoders: the channels that are in the file
@@ -91,6 +89,9 @@ def find_problem(path: Path, source: "Source", size: int, limit: int | None) -> 
         array = Array(path, size)
     except DataError as error:
         return str(error)
+    metadata = path.with_suffix(".json")
+    if not metadata.exists():
+        return f"{metadata.name} beside it is missing"
     if array.fingerprint != source.fingerprint:
         return "the pictures have changed since it was made"
     if array.limit not in (None, limit):
@@ -115,7 +116,8 @@ class Images(torch.utils.data.Dataset):
             raise DataError(f"the limit must be at least 1 picture, not {limit}")
         self.source, self.size, self.fit = source, size, fit
         n = source.n
-        self.rows = np.arange(n) if limit is None or limit >= n else np.arange(limit) * n // limit
+        count = n if limit is None else min(limit, n)
+        self.rows = np.arange(count) * n // count  # evenly spread
         self.labels, self.classes = None, None
         if source.labels is not None:
             kept, self.labels = np.unique(source.labels[self.rows], return_inverse=True)
@@ -134,8 +136,9 @@ class Images(torch.utils.data.Dataset):
         batch = torch.empty(len(indices), self.size, self.size, 3, dtype=torch.uint8)
         with self.source.reading() as read:
             for place, index in zip(batch, indices):
-                index = range(len(self))[index]  # counts from the end if negative; IndexError beyond
-                place.copy_(self._picture(read, index))
+                if not -len(self) <= index < len(self):
+                    raise IndexError(f"there is no picture {index}, there are {len(self):,}")
+                place.copy_(self._picture(read, int(index) % len(self)))  # counts from the end if negative
         return batch
 
     def _picture(self, read: Callable, index: int) -> Tensor:
@@ -353,10 +356,8 @@ class Cifar10(Source):
 @functools.cache
 def load_cifar10(path: Path):
     """torchvision's data set, once in a process."""
-    from torchvision.datasets import CIFAR10  # slow to import, for each worker too
-
     try:
-        return CIFAR10(path, download=True)
+        return torchvision.datasets.CIFAR10(path, download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(f"CIFAR-10 is not in ./{path} and cannot be downloaded ({error})") from error
 

@@ -359,8 +359,10 @@ def test_a_file_that_is_no_picture_is_replaced(tmp_path):
 
 def test_an_index_out_of_range_is_no_broken_picture(tmp_path):
     dataset = open_images(write_lmdb(tmp_path / "x_lmdb", numbered(3)), 16)
-    with pytest.raises(IndexError):
-        dataset[[3]]
+    for index in (3, -4):
+        with pytest.raises(IndexError, match=f"there is no picture {index}, there are 3"):
+            dataset[[index]]
+    np.testing.assert_array_equal(dataset[[-1, -3]], dataset[[2, 0]])
 
 
 # ---------------------------------------------------------------- the list of keys
@@ -480,6 +482,16 @@ def test_a_prepared_array_of_other_pictures_is_not_used(tmp_path, capsys):
     assert pixels(open_images(spec, 16)).any()
     said = capsys.readouterr().err
     assert "changed" in said and f"rm {path}; python -m data.prepare {spec} --size 16 --fit squash" in said
+
+
+def test_a_prepared_array_without_its_json_is_not_used(tmp_path, capsys):
+    write_lmdb(tmp_path / "x_train_lmdb", numbered(4))
+    path = prepare(str(tmp_path / "x"), 16)
+    path.with_suffix(".json").unlink()
+    capsys.readouterr()
+    assert len(open_images(str(tmp_path / "x"), 16)) == 4
+    said = capsys.readouterr().err
+    assert f"not using {path}, as x_16_squash.json beside it is missing; to make it again:" in said
 
 
 @pytest.mark.parametrize("limit, used", [(None, False), (3, False), (2, True), (1, False)])
