@@ -84,7 +84,8 @@ def open_characters(
     except OSError as error:
         raise DataError(f"{spec} cannot be read ({error.strerror})") from error
     counts = count_samples(train)
-    class_names = choose_classes(counts, classes, charset if train[0].is_gnt else "all")
+    is_gnt = train[0].is_gnt
+    class_names = choose_classes(counts, classes, charset if is_gnt else "all")
     ids = {name: label for label, name in enumerate(class_names)}
     labels, pixels = [], bytearray()  # grows in place: no picture is ever held twice
     for name, picture in read_samples(train if split == "train" else test, ids, fit):
@@ -97,7 +98,8 @@ def open_characters(
     if split == "test" and class_names and not labels:
         raise DataError(f"{found}: the held-out files have none of the classes of the others")
     if not labels or len(class_names) < (classes or 1):
-        raise DataError(f"{found}, but asked for {classes or 'all'} classes of charset {charset}")
+        of_charset = f" of charset {charset}" if is_gnt else ""
+        raise DataError(f"{found}, but asked for {classes or 'all'} classes{of_charset}")
     missing = set(range(len(class_names))) - set(labels)
     if split == "train" and missing:
         raise DataError(f"{spec}: no picture of class {class_names[min(missing)]} decodes")
@@ -133,23 +135,34 @@ def split_files(path: Path) -> tuple[list[File], list[File]]:
     if not path.exists():
         raise DataError(f"nothing at {path.absolute()}; `python -m data.download hwdb1.0` gets HWDB1.0")
     found = list_files(path)
-    files = list_gnt(path, found)
-    held_out = {file.name for file in files if is_test(file.place)}
-    if not files:
-        files = list_pictures(found)
-    if not files:
+    gnt_files = list_gnt(path, found)  # one a writer
+    if gnt_files:
+        test = [file for file in gnt_files if is_test(file.place)]
+        if not test:
+            return hold_out_a_fifth(gnt_files)
+        train = [file for file in gnt_files if not is_test(file.place)]
+        if not train:
+            raise DataError(f"nothing to train on in {path}: by their names all files are test files")
+        return train, test
+
+    classes = defaultdict(list)
+    for file in list_pictures(found):
+        classes[file.folder].append(file)
+    if not classes:
         raise DataError(f"nothing to train on in {path}: no .gnt files, zip files of them, or class folders")
-    if not held_out:
-        groups = defaultdict(list)  # .gnt files, one a writer; or the pictures of each class
-        for file in files:
-            groups[".gnt" if file.is_gnt else file.folder].append(file.name)
-        for names in groups.values():
-            if len(names) > 1:
-                held_out.update(names[-max(1, len(names) // 5) :])
-    train = [file for file in files if file.name not in held_out]
-    if not train:
-        raise DataError(f"nothing to train on in {path}: by their names all files are test files")
-    return train, [file for file in files if file.name in held_out]
+    train, test = [], []
+    for pictures in classes.values():
+        first, last = hold_out_a_fifth(pictures)
+        train += first
+        test += last
+    return train, test
+
+
+def hold_out_a_fifth(files: list[File]) -> tuple[list[File], list[File]]:
+    """Splits off the last fifth, at least one file; a single file stays in the first part."""
+    n = len(files)
+    held_out = max(n // 5, 1) if n > 1 else 0
+    return files[: n - held_out], files[n - held_out :]
 
 
 def is_test(place: str) -> bool:

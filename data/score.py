@@ -530,6 +530,8 @@ def score_set(fake: Tensor, real: Tensor, net: nn.Module) -> dict[str, float | s
 
 def score_pictures(args: Namespace, sets: list[np.ndarray], device: Device) -> list[dict]:
     """A row of scores for each set of pictures, uint8 [n, size, size, 3]: against those it was trained on."""
+    if args.classes or args.charset != "level1":
+        raise DataError("--classes and --charset are for characters; of pictures --limit uses fewer")
     size = sets[0].shape[1]
     images = open_images(args.data, size, args.fit, args.limit or None)
     check_enough(sets, len(images))

@@ -348,6 +348,15 @@ def test_folder_per_class(tmp_path):
     assert open_characters(str(tmp_path), classes=1).class_names == ["永"]
 
 
+def test_more_classes_than_folders(tmp_path):
+    for name in "永年":
+        (tmp_path / name).mkdir()
+        Image.fromarray(noise(0)).save(tmp_path / name / "1.png")
+    assert fails(str(tmp_path), classes=5).endswith(
+        "2 samples of 2 classes to train on, but asked for 5 classes"
+    )
+
+
 def test_transparent_colour_and_palette_pictures_become_ink_on_white(tmp_path):
     (tmp_path / "永").mkdir()
     ink = Image.new("RGBA", (28, 28), (0, 0, 0, 0))

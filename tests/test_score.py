@@ -591,6 +591,16 @@ def test_samples_are_never_unpickled(tmp_path, capsys):
     assert not (tmp_path / "was run").exists()
 
 
+def test_flags_for_the_other_kind_of_data_are_refused(tmp_path, capsys):
+    np.save(tmp_path / "pictures.npy", GOOD)
+    np.save(tmp_path / "characters.npy", np.zeros((4, 28, 28), np.uint8))
+    for flags in (["--classes", 5], ["--charset", "all"], ["--charset", "foo"]):
+        line = refused(capsys, tmp_path / "pictures.npy", *"--data rooms --extractor random".split(), *flags)
+        assert "--classes and --charset are for characters; of pictures --limit" in line
+    command = tmp_path / "characters.npy", *"--data strokes --extractor random --limit 5".split()
+    assert "--limit is for pictures; of characters --classes" in refused(capsys, *command)
+
+
 def test_out_of_memory_names_flags_that_it_has(tmp_path, capsys, monkeypatch):
     def full(paths):
         raise MemoryError
