@@ -76,7 +76,7 @@ def one_line_errors(prog: str, again: str = "", sizes: str = "") -> Iterator[Non
         raise
 
 
-def name_toys(spec: str) -> None:
+def warn_if_folder_exists(spec: str) -> None:
     """Says that `spec` names toy data if the user may mean the folder of that name."""
     if os.path.isdir(spec):
         print(f"data: using the toy {spec}; the folder of that name is ./{spec}", file=sys.stderr)

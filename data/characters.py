@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data import DataError, name_toys, strokes
+from data import DataError, strokes, warn_if_folder_exists
 from data.images import find_files, open_picture, picture_extensions
 
 # GB2312 level 1: the 3,755 most frequent characters
@@ -76,7 +76,7 @@ def open_characters(
     if classes is not None and classes < 1:
         raise DataError(f"classes must be at least 1, not {classes}")
     if spec == "strokes":
-        name_toys(spec)
+        warn_if_folder_exists(spec)
         return draw_strokes(classes or 100, split)
 
     try:
@@ -176,10 +176,10 @@ def list_files(path: Path) -> list[File]:
     if path.is_file():
         return [File(str(path), path.name, path.stat().st_size, partial(open, path, "rb"))]
     files = []
-    for place, about in sorted(find_files(path), key=lambda found: found[0].split("/")):
-        if about is not None:
+    for place, stat in sorted(find_files(path), key=lambda found: found[0].split("/")):
+        if stat is not None:
             name = str(path / place)
-            files.append(File(name, place, about.st_size, partial(open, name, "rb")))
+            files.append(File(name, place, stat.st_size, partial(open, name, "rb")))
     return files
 
 

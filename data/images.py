@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from data import DataError, name_toys
+from data import DataError, warn_if_folder_exists
 from data.rooms import room
 from data.runs import available_cores, write_file
 
@@ -89,9 +89,9 @@ def find_problem(path: Path, source: "Source", size: int, limit: int | None) -> 
         array = Array(path, size)
     except DataError as error:
         return str(error)
-    metadata = path.with_suffix(".json")
-    if not metadata.exists():
-        return f"{metadata.name} beside it is missing"
+    json_file = path.with_suffix(".json")
+    if not json_file.exists():
+        return f"{json_file.name} beside it is missing"
     if array.fingerprint != source.fingerprint:
         return "the pictures have changed since it was made"
     if array.limit not in (None, limit):
@@ -285,7 +285,7 @@ def find_source(spec: str, size: int) -> "Source | None":
             if (folder / "data.mdb").exists():
                 return Lmdb(folder)
         if spec == "rooms":
-            name_toys(spec)
+            warn_if_folder_exists(spec)
             return Rooms(size)
         if spec == "cifar10":
             return Cifar10(path)
@@ -380,11 +380,12 @@ class Array(Source):
         if not array.flags.c_contiguous:
             raise DataError(f"{path} is stored in Fortran's order: save it with np.ascontiguousarray")
         self.path, self.n, self.size, self.offset = path, len(array), size, array.offset
-        about = read_about(path.with_suffix(".json"), self.n)
-        self.fingerprint = about.get("fingerprint") or sample_file(path)
-        self.fit, self.limit, self.classes = about.get("fit"), about.get("limit"), about.get("classes")
+        metadata = read_metadata(path.with_suffix(".json"), self.n)
+        self.fingerprint = metadata.get("fingerprint") or file_fingerprint(path)
+        self.fit, self.limit = metadata.get("fit"), metadata.get("limit")
+        self.classes = metadata.get("classes")
         if self.classes:
-            self.labels = np.array(about["labels"], np.int64)
+            self.labels = np.array(metadata["labels"], np.int64)
 
     @contextlib.contextmanager
     def reading(self):
@@ -403,19 +404,19 @@ class Array(Source):
             yield read
 
 
-def read_about(path: Path, n: int) -> dict:
+def read_metadata(path: Path, n: int) -> dict:
     """What data.prepare wrote beside an array of n pictures; {} if it wrote nothing."""
     try:
-        about = json.loads(path.read_text("utf-8"))
-        if about.get("count", n) != n:
-            raise ValueError(f"it is about {about['count']} pictures, the array has {n:,}")
-        if not isinstance(about.get("limit"), int | None):
+        metadata = json.loads(path.read_text("utf-8"))
+        if metadata.get("count", n) != n:
+            raise ValueError(f"it is about {metadata['count']} pictures, the array has {n:,}")
+        if not isinstance(metadata.get("limit"), int | None):
             raise ValueError("limit is no number")
-        classes = about.get("classes")
+        classes = metadata.get("classes")
         if not isinstance(classes, list | None):
             raise ValueError("classes is no list")
         if classes:
-            labels = np.array(about["labels"])
+            labels = np.array(metadata["labels"])
             if labels.shape != (n,) or labels.dtype.kind != "i":
                 raise ValueError(f"there are not {n:,} labels")
             if labels.min() < 0 or labels.max() >= len(classes):
@@ -426,7 +427,7 @@ def read_about(path: Path, n: int) -> dict:
         raise DataError(
             f"{path} is damaged, or of another array ({error}): delete it, and the array if labels matter"
         ) from error
-    return about
+    return metadata
 
 
 class Folder(Source):
@@ -436,17 +437,17 @@ class Folder(Source):
         self.path = path
         extensions = picture_extensions()
         digest, names, unread = hashlib.sha1(), [], Counter()
-        for name, about in sorted(find_files(path)):
+        for name, stat in sorted(find_files(path)):
             extension = os.path.splitext(name)[1].lower()
-            if about is None:
+            if stat is None:
                 unread["that are no regular files"] += 1
             elif extension in extensions:
                 names.append(os.fsencode(name))
-                digest.update(b"%s %d %d\n" % (names[-1], about.st_size, about.st_mtime_ns))
+                digest.update(b"%s %d %d\n" % (names[-1], stat.st_size, stat.st_mtime_ns))
             else:
                 unread[extension or "without an extension"] += 1
         self.names, self.n, self.fingerprint = np.array(names, "S"), len(names), digest.hexdigest()
-        self.labels, self.classes = split_labels(self.names)
+        self.labels, self.classes = labels_from_paths(self.names)
         self.unread = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common())
 
     def name(self, row):
@@ -463,7 +464,7 @@ def picture_extensions() -> set[str]:
 
 
 def find_files(top: Path) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Paths below `top` and what they are, None for what is no regular file. Hidden ones are left out.
+    """Paths below `top` and their os.stat; None for what is no regular file. Hidden ones are left out.
 
     Links to folders are followed when all real folders have been seen, and no folder is read twice. Raises
     OSError for a folder that cannot be read.
@@ -475,21 +476,21 @@ def find_files(top: Path) -> Iterator[tuple[str, os.stat_result | None]]:
     seen, waiting = set(), [str(top)]
     while waiting:
         for here, folders, files in os.walk(waiting.pop(0), onerror=fail):
-            about = os.stat(here)
-            if (about.st_dev, about.st_ino) in seen or os.path.realpath(here) in NOT_FILES:
+            stat = os.stat(here)
+            if (stat.st_dev, stat.st_ino) in seen or os.path.realpath(here) in NOT_FILES:
                 folders.clear()
                 continue
-            seen.add((about.st_dev, about.st_ino))
+            seen.add((stat.st_dev, stat.st_ino))
             folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
             for path in [os.path.join(here, name) for name in folders]:
                 if os.path.islink(path):
                     waiting.append(path)
             for path in [os.path.join(here, name) for name in files if not name.startswith(".")]:
-                about = os.stat(path) if os.path.isfile(path) else None
-                yield os.path.relpath(path, top), about
+                stat = os.stat(path) if os.path.isfile(path) else None
+                yield os.path.relpath(path, top), stat
 
 
-def split_labels(names: np.ndarray) -> tuple[np.ndarray | None, list[str] | None]:
+def labels_from_paths(names: np.ndarray) -> tuple[np.ndarray | None, list[str] | None]:
     """Labels int64 [n] and sorted classes of names CLASS/..., bytes; None if one has no class."""
     if not len(names) or not (np.char.find(names, b"/") > 0).all():
         return None, None
@@ -503,10 +504,10 @@ class Lmdb(Source):
 
     def __init__(self, folder: Path):
         self.path = folder
-        self.fingerprint = sample_file(folder / "data.mdb")
+        self.fingerprint = file_fingerprint(folder / "data.mdb")
         self.keys = load_keys(folder, self.fingerprint)
         self.n = len(self.keys)
-        self.labels, self.classes = split_labels(self.keys)
+        self.labels, self.classes = labels_from_paths(self.keys)
 
     def name(self, row):
         return os.fsdecode(self.keys[row].removesuffix(END))
@@ -605,7 +606,7 @@ def write_cached_keys(cache: Path, keys: np.ndarray) -> None:
         print(f"data: the list of {len(keys):,} keys is not kept: {error}", file=sys.stderr)
 
 
-def sample_file(path: Path) -> str:
+def file_fingerprint(path: Path) -> str:
     """A fingerprint of 64 samples of the file: every commit of an LMDB changes one of its first two pages."""
     digest, length = hashlib.sha1(), path.stat().st_size
     with open(path, "rb") as file:

@@ -34,35 +34,35 @@ def prepare(spec: str, size: int, fit: str = "squash", limit: int = 0, out: str 
         raise DataError(f"{path} must end in .npy")
     images = Images(source, size, fit, limit or None)
     n = len(images)
-    about = {"fingerprint": source.fingerprint, "size": size, "fit": fit, "count": n}
-    about["limit"] = None if n == source.n else n
-    if is_finished(path, about):
+    metadata = {"fingerprint": source.fingerprint, "size": size, "fit": fit, "count": n}
+    metadata["limit"] = None if n == source.n else n
+    if is_finished(path, metadata):
         return path
     check_json_is_ours(path.with_suffix(".json"))
 
     with open_part(path, images.nbytes) as part:
-        if is_finished(path, about):  # another process was faster
+        if is_finished(path, metadata):  # another process was faster
             return path
         write_pictures(part, images)
         after = find_source(spec, size)
         if after is None or after.fingerprint != source.fingerprint:
             raise DataError("the pictures changed while they were read: start again")
-        about |= {"source": str(source.path), "replaced": len(images.bad), "classes": images.classes}
-        about["labels"] = None if images.labels is None else images.labels.tolist()
+        metadata |= {"source": str(source.path), "replaced": len(images.bad), "classes": images.classes}
+        metadata["labels"] = None if images.labels is None else images.labels.tolist()
         with write_file(path.with_suffix(".json")) as file:
-            file.write(json.dumps(about).encode())
+            file.write(json.dumps(metadata).encode())
         os.replace(part.name, path)
     print(f"{path}: complete, {len(images.bad)} pictures did not decode and were replaced")
     return path
 
 
-def is_finished(path: Path, about: dict) -> bool:
+def is_finished(path: Path, metadata: dict) -> bool:
     """Whether the array is there, which is then printed. DataError if one of other pictures is."""
     if not os.path.exists(path):
         return False
     try:
         there = json.loads(path.with_suffix(".json").read_text())
-        same = all(there[name] == value for name, value in about.items())
+        same = all(there[name] == value for name, value in metadata.items())
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
         same = False
     if not same:

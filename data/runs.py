@@ -28,7 +28,7 @@ from data import DataError
 
 LOG_COLUMNS = ("step", "d_loss", "g_loss", "d_real", "d_fake", "images_per_second", "seconds")
 LOG_HEADER = ",".join(LOG_COLUMNS) + "\n"
-NOT_OF_THE_RUN = {"gpu", "out", "resume", "sample", "n", "text"}  # arguments that no checkpoint keeps
+NOT_SAVED = {"gpu", "out", "resume", "sample", "n", "text"}  # arguments that no checkpoint keeps
 
 
 # ---------------------------------------------------------------- arguments
@@ -177,7 +177,7 @@ def as_flags(saved: dict, known: dict) -> list[str]:
     flags = []
     for name, value in saved.items():
         flag = f"--{name}".replace("_", "-")
-        if name in NOT_OF_THE_RUN or name not in known or value is None:
+        if name in NOT_SAVED or name not in known or value is None:
             continue
         if value is True:
             flags.append(flag)
@@ -192,7 +192,7 @@ def as_flags(saved: dict, known: dict) -> list[str]:
 
 def saved_args(args: Namespace) -> dict:
     """The arguments that a checkpoint keeps."""
-    return {name: value for name, value in vars(args).items() if name not in NOT_OF_THE_RUN}
+    return {name: value for name, value in vars(args).items() if name not in NOT_SAVED}
 
 
 # ---------------------------------------------------------------- device and processes

@@ -34,7 +34,7 @@ from data.characters import open_characters
 from data.images import cache_path, decode_all, open_images
 from data.runs import at_least, load_checkpoint, new_file, not_empty, save_checkpoint, wilson, write_file
 
-LEAST = 200  # pictures on either side that KID needs: the size of its subsets
+KID_SUBSET_SIZE = 200  # pictures; KID needs as many on either side
 LEAST_STEPS = 400  # of the classifier's training: half a minute to two minutes on a CPU
 IN_MEMORY = 2e9  # bytes of decoded real pictures that are kept in memory; more are read as they are needed
 Pictures = np.ndarray | Tensor | Dataset  # uint8 [n, H, W, 3], or grey [n, H, W]
@@ -236,16 +236,18 @@ def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[s
     except ImportError as error:
         raise DataError(f"scores need torch-fidelity: pip install torch-fidelity ({error})") from error
     least, enough = min(len(fake), len(real)), 4 * fake.shape[1]
-    if least < LEAST:
+    if least < KID_SUBSET_SIZE:
         here = f"{len(fake):,} generated, {len(real):,} real"
-        raise DataError(f"KID needs {LEAST} pictures on both sides, FID {enough:,}; here are {here}")
+        raise DataError(
+            f"KID needs {KID_SUBSET_SIZE} pictures on both sides, FID {enough:,}; here are {here}"
+        )
 
     found = {"FID": float("nan")}
     if least >= enough:
         statistics = [metric_fid.fid_features_to_statistics(x) for x in (fake, real)]
         fid = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
         found["FID"] = fid[metric_fid.KEY_METRIC_FID]
-    kid = metric_kid.kid_features_to_metric(fake, real, kid_subset_size=LEAST, verbose=False)
+    kid = metric_kid.kid_features_to_metric(fake, real, kid_subset_size=KID_SUBSET_SIZE, verbose=False)
     found["KID"] = kid[metric_kid.KEY_METRIC_KID_MEAN]
     found["KID std"] = kid[metric_kid.KEY_METRIC_KID_STD]
     some = [x[np.linspace(0, len(x) - 1, min(len(x), 10_000)).astype(int)] for x in (fake, real)]
@@ -515,8 +517,8 @@ def open_sets(paths: list[Path]) -> list[np.ndarray]:
 def check_enough(sets: list[np.ndarray], n_real: int) -> None:
     """Raises DataError if KID would fail, before anything takes time."""
     fewest = min(n_real, *(len(samples) for samples in sets))
-    if fewest < LEAST:
-        raise DataError(f"KID needs {LEAST} pictures on both sides; here are {fewest:,}")
+    if fewest < KID_SUBSET_SIZE:
+        raise DataError(f"KID needs {KID_SUBSET_SIZE} pictures on both sides; here are {fewest:,}")
 
 
 def score_set(fake: Tensor, real: Tensor, net: nn.Module) -> dict[str, float | str]:

@@ -453,12 +453,12 @@ def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch, c
 # ---------------------------------------------------------------- prepared arrays
 
 
-def save_array(tmp_path, spec, pictures, **about):
+def save_array(tmp_path, spec, pictures, **metadata):
     """An array as data.prepare leaves it for `spec`, 16x16 and squashed."""
     path = images.prepared_path(spec, 16, "squash")
     np.save(path, pictures)
     path.with_suffix(".json").write_text(
-        json.dumps({"limit": None, "classes": None, "labels": None, **about})
+        json.dumps({"limit": None, "classes": None, "labels": None, **metadata})
     )
     return path
 

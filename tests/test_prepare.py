@@ -75,9 +75,9 @@ def test_the_array_holds_the_pictures_and_is_used(tmp_path, spec, capsys):
 def test_the_json_says_what_it_holds(tmp_path):
     spec = write_pictures(tmp_path / "x", ["b/1.png", "a/1.png", "a/2.png"])
     run(spec, "--fit", "crop")
-    about = json.loads((tmp_path / "x_16_crop.json").read_text())
-    assert about.pop("fingerprint")
-    assert about == {
+    metadata = json.loads((tmp_path / "x_16_crop.json").read_text())
+    assert metadata.pop("fingerprint")
+    assert metadata == {
         "source": spec,
         "size": 16,
         "fit": "crop",
