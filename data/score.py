@@ -34,7 +34,7 @@ from data.characters import open_characters
 from data.images import cache_path, decode_all, open_images
 from data.runs import at_least, load_checkpoint, new_file, not_empty, save_checkpoint, wilson, write_file
 
-KID_SUBSET_SIZE = 200  # pictures; KID needs as many on either side
+KID_SUBSET_SIZE = 200  # pictures; KID needs that many on either side
 LEAST_STEPS = 400  # of the classifier's training: half a minute to two minutes on a CPU
 IN_MEMORY = 2e9  # bytes of decoded real pictures that are kept in memory; more are read as they are needed
 Pictures = np.ndarray | Tensor | Dataset  # uint8 [n, H, W, 3], or grey [n, H, W]
@@ -295,7 +295,7 @@ def nearest(x: Tensor, train: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return torch.cat([part.values for part in near]), torch.cat([part.indices for part in near])
 
 
-def held_out_distances(train: Tensor) -> Tensor:
+def leave_one_out_distances(train: Tensor) -> Tensor:
     """Distances of training pictures (at most 2,000, evenly spread), each to the nearest of all the others.
 
     train: features [n, d]. Raises DataError if so many pictures are duplicates that copies cannot be told.
@@ -307,56 +307,56 @@ def held_out_distances(train: Tensor) -> Tensor:
     return distances
 
 
-def copying(fake: Tensor, train: Tensor, held_out: Tensor) -> dict[str, float | tuple]:
-    """Do generated pictures lie nearer to training pictures than new real ones do?
+def copying(fake: Tensor, train: Tensor, leave_one_out: Tensor) -> dict[str, float | tuple]:
+    """Do generated pictures lie nearer to training pictures than these do to each other?
 
-    fake, train: features [n, d]. held_out: what held_out_distances says of train; these pictures stand for
-    new real ones. The share (share, low, high) is of those generated pictures that are nearer to a training
-    picture than 95% of the held-out ones: new real pictures give 5% on average, copies 100%. (A classifier
-    that has learned its training pictures by heart gives new ones more.) The 95% interval counts both
-    samples, the generated pictures and the held-out ones that set the limit.
+    fake, train: features [n, d]. leave_one_out: leave_one_out_distances(train). The share (share, low, high)
+    is of those generated pictures that are nearer to a training picture than 95% of the training pictures are
+    to the rest: new real pictures give 5% on average, copies 100%. (With a classifier that has learned its
+    training pictures by heart, new ones give more.) The 95% interval counts both samples, the generated
+    pictures and the distances that set the limit.
     """
     distances = nearest(fake, train, 1)[0][:, 0]
-    limit = torch.quantile(held_out, 0.05)
+    limit = torch.quantile(leave_one_out, 0.05)
     hits, n = int((distances < limit).sum()), len(distances)
     share, (low, high) = hits / n, wilson(hits, n)
-    of_limit = 1.96 * (0.05 * 0.95 / len(held_out)) ** 0.5
+    of_limit = 1.96 * (0.05 * 0.95 / len(leave_one_out)) ** 0.5
     low = max(share - np.hypot(share - low, of_limit), 0.0)
     high = min(share + np.hypot(high - share, of_limit), 1.0)
     return {
         "distance to training": float(distances.median()),
-        "distance of held-out real": float(held_out.median()),
-        "nearer than 95% of held-out real": (share, float(low), float(high)),
+        "distance between real pictures": float(leave_one_out.median()),
+        "nearer than 95% of real pictures": (share, float(low), float(high)),
     }
 
 
 def add_neighbours(
     path: Path,
     rows: list[dict],
-    sets: list[np.ndarray],
-    fakes: list[Tensor],
-    pictures: Pictures,
-    train: Tensor,
+    samples: list[np.ndarray],
+    sample_features: list[Tensor],
+    real: Pictures,
+    real_features: Tensor,
 ) -> None:
-    """Adds what `copying` finds to the rows, and writes a PNG about the best of the sets.
+    """Adds what `copying` finds to the rows, and writes a PNG about the best of the samples.
 
-    sets, fakes: generated pictures, and their features. pictures, train: what the generator was trained on,
-    and its features. The PNG: the eight samples that lie nearest to training pictures, each in front of the
-    three nearest of these. If copies cannot be told, prints why.
+    samples: sets of generated pictures, a row each. real: what the generator was trained on. The PNG: the
+    eight pictures of the best set that lie nearest to real ones, each in front of the three nearest of these.
+    If copies cannot be told, prints why.
     """
     try:
-        held_out = held_out_distances(train)
+        leave_one_out = leave_one_out_distances(real_features)
     except DataError as error:
         print(f"data.score: --neighbours: {error}", file=sys.stderr)
         return
-    for row, fake in zip(rows, fakes):
-        row |= copying(fake, train, held_out)
+    for row, fake in zip(rows, sample_features):
+        row |= copying(fake, real_features, leave_one_out)
     best = best_of(rows)
-    distances, places = nearest(fakes[best], train, 3)
+    distances, places = nearest(sample_features[best], real_features, 3)
     shown = []
     for i in distances[:, 0].argsort()[:8].tolist():
-        shown.append(fetch(sets[best], np.array([i])))
-        shown.append(fetch(pictures, places[i].numpy()))
+        shown.append(fetch(samples[best], np.array([i])))
+        shown.append(fetch(real, places[i].numpy()))
     with write_file(path) as file:
         save_image(torch.cat(shown) / 255, file, format="png", nrow=4, pad_value=1)
     print(f"wrote {path}", file=sys.stderr)

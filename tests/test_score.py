@@ -354,8 +354,8 @@ def test_real_handwriting_is_learned(real_data):
 def share_of_copies(fake, train):
     net = make_extractor("random", 32)
     real = features(train, net)
-    found = score.copying(features(fake, net), real, score.held_out_distances(real))
-    return found["nearer than 95% of held-out real"]
+    found = score.copying(features(fake, net), real, score.leave_one_out_distances(real))
+    return found["nearer than 95% of real pictures"]
 
 
 def test_a_generator_that_copies_is_caught(rooms):
@@ -377,14 +377,16 @@ def test_held_out_real_pictures_are_no_copies(rooms):
 
 @pytest.mark.parametrize("n", [200, 1000])
 def test_the_interval_of_copies_holds_5_percent_for_an_honest_generator(n):
-    """The held-out distances set the limit: they are a sample too, and for small n the larger doubt."""
+    """The leave-one-out distances set the limit: they are a sample too, and for small n the larger doubt."""
     rng, held = np.random.default_rng(0), 0
     for _ in range(100):
         fake, train = torch.from_numpy(rng.normal(size=(1000, 8))), torch.from_numpy(rng.normal(size=(n, 8)))
-        found = score.copying(fake, train, score.held_out_distances(train))
-        _, low, high = found["nearer than 95% of held-out real"]
+        found = score.copying(fake, train, score.leave_one_out_distances(train))
+        _, low, high = found["nearer than 95% of real pictures"]
         held += low <= 0.05 <= high
-    assert 88 <= held <= 100  # 95% but for chance, and for held-out pictures that are one fewer to be near to
+    assert (
+        88 <= held <= 100
+    )  # 95% but for chance, and for training pictures, which have one fewer to be near to
 
 
 def test_an_untrained_generator_copies_nothing(rooms):
@@ -406,7 +408,7 @@ def test_neighbours_show_the_copied_picture(rooms, tmp_path, capsys, monkeypatch
     np.save("samples.npy", fake)
     command = "samples.npy --data photos --extractor random --neighbours near.png"
     score.main(command.split())
-    assert re.search(r"nearer than 95% of held-out real +\d.*% interval", capsys.readouterr().out)
+    assert re.search(r"nearer than 95% of real pictures +\d.*% interval", capsys.readouterr().out)
     with Image.open("near.png") as image:
         grid = np.asarray(image)
     assert grid.shape == (8 * 34 + 2, 4 * 34 + 2, 3)
