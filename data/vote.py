@@ -31,7 +31,10 @@ COLUMNS = ["study", "voter", "pair", "left", "chosen"]
 
 
 def first_is_a(study: str, pair: int) -> bool:
-    """Whether the first picture of a pair comes from A. A bit of a hash, so that the page need not say it."""
+    """Whether the first picture of a pair comes from A.
+
+    The lowest bit of a hash's first byte decides, so the page need not say which is A.
+    """
     return hashlib.sha256(f"{study} {pair}".encode()).digest()[0] % 2 == 0
 
 
@@ -145,10 +148,10 @@ def read_votes(paths: list[str]) -> list[Vote]:
 
 
 def count(votes: list[Vote]) -> dict[str, np.ndarray]:
-    """Counts for each pair that was judged, int [pairs] each.
+    """Counts for each judged pair, a dict of int arrays [pairs].
 
-    Its votes, those for A, those with A on the left, those for the left; the comparisons of two of its
-    voters, and in how many of them they agree.
+    `votes`; `A chosen`; `A left` (A was on the left); `left chosen`; `comparisons` (pairs of voters who both
+    judged it); `agreements` (how many of those chose the same picture).
     """
     by_pair = defaultdict(list)
     for vote in votes:
