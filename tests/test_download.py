@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import stat
 import threading
 import time
 import zipfile
@@ -494,19 +493,7 @@ def test_output_that_cannot_be_written(run, site):
 # Damaged and hostile zip files
 
 
-def with_link() -> bytes:
-    link = zipfile.ZipInfo("bedroom_train_lmdb/data.mdb")
-    link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return make_zip({link: b"/etc/passwd"})
-
-
 HOSTILE = {
-    "climbs out": (make_zip({"../data.mdb": MDB}), "leads out"),
-    "climbs out later": (make_zip({"a/data.mdb": MDB, "a/../../b": b""}), "leads out"),
-    "climbs out backwards": (make_zip({"a/data.mdb": MDB, "..\\b": b""}), "leads out"),
-    "absolute": (make_zip({"/tmp/data.mdb": MDB}), "leads out"),
-    "drive": (make_zip({"C:/x/data.mdb": MDB}), "leads out"),
-    "symlink": (with_link(), "leads out"),
     "bomb": (make_zip({"a/data.mdb": bytes(50_000_000)}), "more than 20 times"),
     "many files of zeros": (
         make_zip({f"a{i}/data.mdb": bytes(10**6) for i in range(9)}),
@@ -533,6 +520,13 @@ def test_hostile_zip(run, site, content, text):
     site.files[NAME] = GOOD
     assert run("lsun", "bedroom")[0] == 0
     assert len(site.log) == requests + 1
+    assert_complete()
+
+
+@pytest.mark.parametrize("name", ["../data.mdb", "../../data.mdb", "/tmp/data.mdb", "C:/x/data.mdb"])
+def test_a_name_in_the_zip_file_does_not_choose_where_it_is_written(run, site, name):
+    site.files[NAME] = make_zip({name: MDB, "../lock.mdb": b"lock"})
+    assert run("lsun", "bedroom")[0] == 0
     assert_complete()
 
 
@@ -606,7 +600,7 @@ def test_hwdb_downloads_only_what_is_missing(run, characters):
     assert Path("hwdb1.0", download.HWDB_ZIPS[0]).read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("damage", ["flipped bit", "climbs out", "bomb"])
+@pytest.mark.parametrize("damage", ["flipped bit", "bomb"])
 def test_hwdb_gives_no_final_name_to_a_bad_zip(run, characters, damage):
     name = download.HWDB_ZIPS[1]
     characters.files[f"/{name}"], text = HOSTILE[damage]
