@@ -589,24 +589,9 @@ def restore(args: Namespace, objects: dict, data: str) -> tuple[int, list[str]]:
         raise DataError(f"--steps {args.steps} is less than step {step} of {args.resume}")
     if checkpoint.get("data") not in (None, data):
         print(f"note: the data of {args.data} are not those that {args.resume} was trained on")
-    if not is_log(checkpoint["log"]):
-        raise DataError(f"{args.resume} is a checkpoint of another script: its log has other rows")
     if step == args.steps:
         print(f"{args.resume} has made all {step} steps; --steps N makes more")
     return step, checkpoint["log"]
-
-
-def is_log(rows: object) -> bool:
-    """Whether these are the rows of a log.csv."""
-    if not isinstance(rows, list) or rows[:1] != [LOG_HEADER]:
-        return False
-    if len(rows) == 1:
-        return True
-    try:
-        values = np.loadtxt(rows[1:], delimiter=",", ndmin=2)
-    except (AttributeError, TypeError, ValueError):
-        return False
-    return values.shape == (len(rows) - 1, len(LOG_COLUMNS))
 
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
