@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from data import DataError, strokes, warn_if_folder_exists
 from data.images import find_files, open_picture, picture_extensions
+from data.runs import print_once
 
 # GB2312 level 1: the 3,755 most frequent characters
 LEVEL1 = "".join(bytes((0xB0 + i // 94, 0xA1 + i % 94)).decode("gb2312") for i in range(3755))
@@ -103,7 +104,9 @@ def open_characters(
     missing = set(range(len(class_names))) - set(labels)
     if split == "train" and missing:
         raise DataError(f"{spec}: no picture of class {class_names[min(missing)]} decodes")
-    print(f"{found} (other classes: {len(counts) - len(ids)}; files: {len(train)}, held out: {len(test)})")
+    print_once(
+        f"{found} (other classes: {len(counts) - len(ids)}; files: {len(train)}, held out: {len(test)})"
+    )
     pictures = torch.frombuffer(pixels, dtype=torch.uint8).view(-1, 28, 28)
     return Characters(pictures, torch.tensor(labels), class_names)
 
@@ -116,7 +119,7 @@ def check_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 def draw_strokes(classes: int, split: str) -> Characters:
     """Toy characters; the names of their classes are mere names."""
     pictures, labels = strokes.draw_all(classes, split)
-    print(f"strokes: {len(labels):,} drawings of {classes:,} classes to {split} on")
+    print_once(f"strokes: {len(labels):,} drawings of {classes:,} classes to {split} on")
     return Characters(torch.as_tensor(pictures), torch.as_tensor(labels), list(LEVEL1[:classes]))
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from data import DataError, warn_if_folder_exists
 from data.rooms import room
-from data.runs import available_cores, write_file
+from data.runs import available_cores, print_once, write_file
 
 BATCH = 64  # pictures that a thread of decode_all reads together
 UNCHANGED = 0  # for torchvision's decoders: the channels that are in the file
@@ -175,7 +175,7 @@ def decode_all(images: Images) -> Tensor:
     start = time.perf_counter()
     read_all(images, put)
     seconds = time.perf_counter() - start
-    print(f"data: {len(images):,} pictures decoded in {seconds:.1f} s, {images.nbytes / 1e6:,.0f} MB")
+    print_once(f"data: {len(images):,} pictures decoded in {seconds:.1f} s, {images.nbytes / 1e6:,.0f} MB")
     return pictures
 
 

@@ -169,7 +169,7 @@ def print_changes(before: dict, after: dict) -> None:
         if isinstance(new, list):
             old, new = ",".join(old), ",".join(new)
         if new != old:
-            print(f"--{name.replace('_', '-')} {new}, was {old}")
+            print_once(f"--{name.replace('_', '-')} {new}, was {old}")
 
 
 def as_flags(saved: dict, known: dict) -> list[str]:
@@ -199,6 +199,12 @@ def saved_args(args: Namespace) -> dict:
 def started_by_torchrun() -> bool:
     """Whether this is one of torchrun's processes. A cluster's scheduler may set some of these variables."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
+
+
+def print_once(text: str) -> None:
+    """Prints what every process would print alike: of several that torchrun started, rank 0 does so."""
+    if not started_by_torchrun() or os.environ["RANK"] == "0":
+        print(text)
 
 
 def pick_device(gpu: int | None) -> torch.device:
@@ -588,9 +594,9 @@ def restore(args: Namespace, objects: dict, data: str) -> tuple[int, list[str]]:
     if step > args.steps:
         raise DataError(f"--steps {args.steps} is less than step {step} of {args.resume}")
     if checkpoint.get("data") not in (None, data):
-        print(f"note: the data of {args.data} are not those that {args.resume} was trained on")
+        print_once(f"note: the data of {args.data} are not those that {args.resume} was trained on")
     if step == args.steps:
-        print(f"{args.resume} has made all {step} steps; --steps N makes more")
+        print_once(f"{args.resume} has made all {step} steps; --steps N makes more")
     return step, checkpoint["log"]
 
 

@@ -41,6 +41,19 @@ def real_data() -> Path:
 
 
 @pytest.fixture
+def as_rank(monkeypatch):
+    """as_rank(1) makes this process look like the second of two that torchrun started on a machine."""
+
+    def as_rank(rank):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+
+    return as_rank
+
+
+@pytest.fixture
 def call(capsys):
     """call(main, flag, ...) -> (exit code, stdout, stderr) of that command line, run in this process."""
 

@@ -550,6 +550,14 @@ def test_strokes_need_no_files_and_hold_other_drawings_out(capsys):
     assert "3740" in fails("strokes", classes=3741).replace(",", "")
 
 
+@pytest.mark.parametrize("rank, lines", [(0, 2), (1, 0)])
+def test_of_several_processes_one_says_what_was_found(tmp_path, as_rank, capsys, rank, lines):
+    as_rank(rank)
+    open_characters("strokes", classes=2)
+    open_characters(str(writers(tmp_path)))
+    assert capsys.readouterr().out.count("\n") == lines
+
+
 @needs_real
 def test_real_handwriting():
     train, test = (open_characters(str(REAL), split=split) for split in ("train", "test"))

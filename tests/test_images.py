@@ -608,6 +608,13 @@ def test_decode_all_gives_the_pictures_of_the_dataset(tmp_path, kind, capsys):
     assert out.count("\n") == 1 and "150 pictures decoded in" in out
 
 
+@pytest.mark.parametrize("rank, lines", [(0, 1), (1, 0)])
+def test_of_several_processes_one_says_how_long_decoding_took(as_rank, capsys, rank, lines):
+    as_rank(rank)
+    decode_all(open_images("rooms", 16, limit=3))
+    assert capsys.readouterr().out.count("3 pictures decoded in") == lines
+
+
 def test_decode_all_counts_bad_pictures_and_reports_one(tmp_path, capsys):
     values = numbered(200)
     for i in range(0, 200, 4):

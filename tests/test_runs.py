@@ -239,6 +239,23 @@ def test_other_settings_of_a_resumed_run_change_nothing(run, tmp_path):
         assert same(state(tmp_path / "run")[name], state(tmp_path / "whole")[name])
 
 
+@pytest.mark.parametrize("rank, said", [(0, "--lr 0.1, was 0.2\n"), (1, "")])
+def test_of_several_processes_one_prints_the_changes(as_rank, capsys, rank, said):
+    as_rank(rank)
+    runs.print_changes({"lr": 0.2, "seed": 0}, {"lr": 0.1, "seed": 0})
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize("rank, lines", [(0, 2), (1, 0)])
+def test_of_several_processes_one_says_what_it_resumes(tmp_path, as_rank, capsys, rank, lines):
+    as_rank(rank)
+    runs.save_checkpoint(tmp_path / "last.pt", {}, args={}, step=3, log=[], data="of others")
+    args = argparse.Namespace(resume=str(tmp_path / "last.pt"), steps=3, data="mine")
+    assert runs.restore(args, {}, "of mine") == (3, [])
+    out = capsys.readouterr().out
+    assert out.count("\n") == out.count("last.pt") == lines
+
+
 CHANGES = [
     ("loss", "sigmoid"),
     ("a", -1.0),
