@@ -77,13 +77,16 @@ def one_line_errors(prog: str, again: str = "", sizes: str = "") -> Iterator[Non
 
 
 def warn_if_folder_exists(spec: str) -> None:
-    """Says that `spec` names toy data if the user may mean the folder of that name."""
+    """Warns that `spec` means the toy data if a folder of that name exists."""
     if os.path.isdir(spec):
         print(f"data: using the toy {spec}; the folder of that name is ./{spec}", file=sys.stderr)
 
 
 def make_output_safe() -> None:
-    """Lets output go to a terminal that knows ASCII only, to one that is closed, and to `| head -1`."""
+    """Makes printing safe.
+
+    Characters the terminal cannot show are escaped; a closed terminal or pipe is ignored.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

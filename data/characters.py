@@ -117,7 +117,7 @@ def check_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def draw_strokes(classes: int, split: str) -> Characters:
-    """Toy characters; the names of their classes are mere names."""
+    """Toy characters. The class names are real characters that the drawings do not resemble."""
     pictures, labels = strokes.draw_all(classes, split)
     print_once(f"strokes: {len(labels):,} drawings of {classes:,} classes to {split} on")
     return Characters(torch.as_tensor(pictures), torch.as_tensor(labels), list(LEVEL1[:classes]))
@@ -207,7 +207,7 @@ def list_zip(file: File) -> list[File]:
     """The `.gnt` files in a zip file, which is never unpacked."""
     try:
         archive = zipfile.ZipFile(file.name)
-    except Exception as error:  # a damaged file fails in any way it likes
+    except Exception as error:  # a damaged file can raise almost any exception
         raise DataError(f"{file.name}: {error}") from error
     files = []
     for member in archive.infolist():
@@ -260,7 +260,7 @@ def read_samples(files: list[File], wanted: Container[str], fit: str) -> Iterato
             try:
                 with file.open() as stream:
                     picture = shrink(open_picture(stream.read()).convert("L"), fit)
-            except Exception as error:  # Pillow's readers raise whatever they trip over
+            except Exception as error:  # a damaged file can raise almost any exception
                 damaged.append(f"{file.name} ({error})")
                 continue
             yield file.folder, picture
@@ -278,7 +278,7 @@ def read_gnt_file(file: File) -> Iterator[tuple[str, Image.Image]]:
                 yield name, picture
             if used != file.size:
                 raise ValueError(f"it has {used:,} bytes, and not {file.size:,} as its zip file says")
-    except Exception as error:  # a damaged zip file fails in any way it likes
+    except Exception as error:  # a damaged zip file can raise almost any exception
         raise DataError(f"{file.name!r}: {error}") from error
 
 

@@ -31,7 +31,7 @@ from data.runs import available_cores, print_once, write_file
 
 BATCH = 64  # pictures that a thread of decode_all reads together
 UNCHANGED = 0  # for torchvision's decoders: the channels that are in the file
-END = b"\n"  # stands behind every LMDB key in our list, as numpy strips zero bytes at the end
+END = b"\n"  # appended to every key in the NumPy array, because NumPy drops trailing zero bytes
 NOT_FILES = ("/proc", "/sys", "/dev")  # what is there only looks like files
 # Pillow names these, but reads them with other programs only, or not at all
 NO_PICTURES = {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".ps", ".wmf"}
@@ -149,7 +149,7 @@ class Images(torch.utils.data.Dataset):
             row = self.rows[other % len(self)]
             try:
                 picture = fit_picture(decode(read(row)), self.size, self.fit)
-            except Exception as error:  # Pillow's readers raise whatever they trip over
+            except Exception as error:  # a damaged file can raise almost any exception
                 name = f"{self.source.path}: {self.source.name(row)}"
                 problem = problem or f"{name} does not decode ({error})"
                 continue
@@ -212,9 +212,9 @@ def decode(value: bytes | np.ndarray) -> Tensor:
 
 
 def decode_by_torchvision(value: bytes) -> Tensor | None:
-    """JPEG and plain WebP, 1.7 and 1.4 times as fast as Pillow (PNG: 1.2 times); None for other kinds.
+    """JPEG and plain WebP; None for other kinds, where Pillow is about as fast.
 
-    These are the operators behind torchvision.io, whose functions warn of their end with each call.
+    Calls the operators directly, because torchvision.io's functions issue a deprecation warning.
     """
     if value.startswith(b"\xff\xd8\xff"):
         pixels = torch.ops.image.decode_jpeg(as_tensor(value), UNCHANGED, True)  # True: turned as EXIF says
@@ -245,7 +245,7 @@ def open_picture(value: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise ValueError("Pillow does not know what it is") from None
     sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-    with contextlib.suppress(Exception):  # damaged EXIF fails in any way it likes; the picture may be fine
+    with contextlib.suppress(Exception):  # almost any comes from damaged EXIF; the picture may be fine
         ImageOps.exif_transpose(image, in_place=True)
     if sixteen_bits:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip
@@ -308,8 +308,8 @@ class Source:
     """Pictures with numbers; reading() gives the function that reads one.
 
     Every kind has `path`, the number of pictures `n`, name(row) for messages, and a `fingerprint`, which
-    changes with the data, as far as that can be seen without reading everything. It survives fork and
-    pickling.
+    changes with the data, as far as that can be seen without reading everything. A Source can be pickled,
+    and used after a fork.
     """
 
     n: int
@@ -370,15 +370,16 @@ class Array(Source):
 
     def __init__(self, path: Path, size: int):
         try:
-            array = np.lib.format.open_memmap(path, mode="r")  # unpickles nothing, believes no header
+            # Never unpickles, and fails if the file is shorter than its header says
+            array = np.lib.format.open_memmap(path, mode="r")
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror})") from error
-        except Exception as error:  # a damaged file fails in any way it likes
+        except Exception as error:  # a damaged file can raise almost any exception
             raise DataError(f"{path} is no folder, LMDB directory or whole array of data.prepare") from error
         if array.dtype != np.uint8 or array.shape[1:] != (size, size, 3) or not len(array):
             raise DataError(f"{path} is {array.dtype} {array.shape}, not uint8 (n, {size}, {size}, 3)")
         if not array.flags.c_contiguous:
-            raise DataError(f"{path} is stored in Fortran's order: save it with np.ascontiguousarray")
+            raise DataError(f"{path} is stored in Fortran order: save it with np.ascontiguousarray")
         self.path, self.n, self.size, self.offset = path, len(array), size, array.offset
         metadata = read_metadata(path.with_suffix(".json"), self.n)
         self.fingerprint = metadata.get("fingerprint") or file_fingerprint(path)
@@ -423,7 +424,7 @@ def read_metadata(path: Path, n: int) -> dict:
                 raise ValueError(f"a label is not one of {len(classes):,} classes")
     except FileNotFoundError:
         return {}
-    except Exception as error:  # a damaged file fails in any way it likes
+    except Exception as error:  # a damaged file can raise almost any exception
         raise DataError(
             f"{path} is damaged, or of another array ({error}): delete it, and the array if labels matter"
         ) from error
@@ -589,7 +590,7 @@ def read_cached_keys(cache: Path, entries: int) -> np.ndarray | None:
     try:
         with open(cache, "rb") as file:
             keys = np.load(file)["keys"]  # which checks the file's checksum, and unpickles nothing
-    except Exception:  # a damaged file fails in any way it likes
+    except Exception:  # a damaged file can raise almost any exception
         return None
     return keys if keys.shape == (entries,) and keys.dtype.kind == "S" else None
 

@@ -113,7 +113,11 @@ def open_part(path: Path, length: int) -> Iterator[BinaryIO]:
 
 
 def write_pictures(part: BinaryIO, images: Images) -> None:
-    """Writes the array, made safe on the disk."""
+    """Writes the array, made safe on the disk.
+
+    Threads finish in any order, so each picture is written at its own offset. A mapped file would kill the
+    process when the disk is full.
+    """
     shape = (len(images), images.size, images.size, 3)
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(part, header)

@@ -469,7 +469,7 @@ def make_folder(path: Path) -> None:
 def lock_file(file: BinaryIO, writer: str) -> None:
     """Keeps other processes of `writer`, a program's name, out of an open file until it is closed.
 
-    Raises DataError if one of them is at it, or if it cannot be locked; then an empty file is removed.
+    Raises DataError if one of them holds the lock, or if it cannot be locked; then an empty file is removed.
     """
     import fcntl  # which Windows lacks; the scripts do without
 
@@ -562,7 +562,7 @@ def read_checkpoint(path: Path) -> dict:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load does not look at checksums
-    except Exception as error:  # a damaged file fails in any way it likes
+    except Exception as error:  # a damaged file can raise almost any exception
         raise DataError(f"{path} is cut off, damaged, or not a checkpoint ({error})") from None
     if damaged:
         raise DataError(f"{path} is damaged: {damaged} has a wrong checksum")
@@ -728,7 +728,7 @@ def save_progress(samples: Path, frames: int = 12, side: int = 480) -> None:
         try:
             with Image.open(paths[i]) as picture:
                 pictures.append(picture.reduce(math.ceil(max(picture.size) / side)))
-        except Exception as error:  # a damaged file fails in any way it likes; that is not worth a run
+        except Exception as error:  # a damaged file can raise almost any exception; that is not worth a run
             tqdm.write(f"{paths[i]} is not in progress.webp: {error}")
     if not pictures:
         return

@@ -366,8 +366,9 @@ def add_neighbours(
 def load_array(path: Path | str) -> np.ndarray:
     """The array in a .npy file, mapped; DataError if there is none."""
     try:
-        return np.lib.format.open_memmap(path, mode="r")  # unpickles nothing and believes no header
-    except Exception as error:  # a damaged file fails in any way it likes
+        # Never unpickles, and fails if the file is shorter than its header says
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # a damaged file can raise almost any exception
         reason = getattr(error, "strerror", None) or "damaged, or of another kind"
         raise DataError(f"{path} is not an array that --sample wrote ({reason})") from error
 
@@ -412,7 +413,7 @@ def distance_for(rows: list[dict]) -> str:
 
 
 def best_of(rows: list[dict]) -> int:
-    """The row that has the least distance."""
+    """Index of the row with the lowest distance."""
     distance = distance_for(rows)
     return min(range(len(rows)), key=lambda i: rows[i][distance])
 

@@ -536,7 +536,7 @@ def test_an_array_that_goes_away_is_one_line(tmp_path):
         dataset[[0]]
 
 
-def test_an_array_in_fortrans_order_is_refused(tmp_path):
+def test_an_array_in_fortran_order_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.asfortranarray(np.zeros((2, 16, 16, 3), np.uint8)))
     assert "Fortran" in complaint(tmp_path / "x.npy")
 
