@@ -70,7 +70,8 @@ def one_line_errors(prog: str, again: str = "", sizes: str = "") -> Iterator[Non
     except (MemoryError, RuntimeError) as error:
         reason = str(error)
         if isinstance(error, MemoryError) or any(words in reason.lower() for words in OUT_OF_MEMORY):
-            fail(prog, f"out of memory: use smaller settings, such as {sizes}" if sizes else "out of memory")
+            advice = f": use smaller settings, such as {sizes}" if sizes else ""
+            fail(prog, f"out of memory{advice}")
         if reason.startswith("DataLoader worker"):  # one died; an error in one starts with "Caught"
             fail(prog, f"{reason.strip(' .')}; try --workers 0")
         raise

@@ -104,9 +104,8 @@ def open_characters(
     missing = set(range(len(class_names))) - set(labels)
     if split == "train" and missing:
         raise DataError(f"{spec}: no picture of class {class_names[min(missing)]} decodes")
-    print_once(
-        f"{found} (other classes: {len(counts) - len(ids)}; files: {len(train)}, held out: {len(test)})"
-    )
+    other = len(counts) - len(ids)
+    print_once(f"{found} (other classes: {other}; files: {len(train)}, held out: {len(test)})")
     pictures = torch.frombuffer(pixels, dtype=torch.uint8).view(-1, 28, 28)
     return Characters(pictures, torch.tensor(labels), class_names)
 

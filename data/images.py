@@ -465,7 +465,7 @@ def picture_extensions() -> set[str]:
 
 
 def find_files(top: Path) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Paths below `top` and their os.stat; None for what is no regular file. Hidden ones are left out.
+    """Paths below `top` and their os.stat results (None: no regular file). Hidden ones are left out.
 
     Links to folders are followed when all real folders have been seen, and no folder is read twice. Raises
     OSError for a folder that cannot be read.

@@ -237,10 +237,8 @@ def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[s
         raise DataError(f"scores need torch-fidelity: pip install torch-fidelity ({error})") from error
     least, enough = min(len(fake), len(real)), 4 * fake.shape[1]
     if least < KID_SUBSET_SIZE:
-        here = f"{len(fake):,} generated, {len(real):,} real"
-        raise DataError(
-            f"KID needs {KID_SUBSET_SIZE} pictures on both sides, FID {enough:,}; here are {here}"
-        )
+        needed = f"KID needs {KID_SUBSET_SIZE} pictures on both sides, FID {enough:,}"
+        raise DataError(f"{needed}; here are {len(fake):,} generated, {len(real):,} real")
 
     found = {"FID": float("nan")}
     if least >= enough:
