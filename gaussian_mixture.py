@@ -87,19 +87,19 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--lr-d", type=at_least(0, float), default=1e-4, help="Adam's learning rate for D")
     add("--lr-g", type=at_least(0, float), default=1e-3, help="Adam's learning rate for G")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
-    add("--steps", type=at_least(1), default=40_000, help="steps in all")
+    add("--steps", type=at_least(1), default=40_000, help="number of training steps")
     add = parser.add_argument_group("run").add_argument
     add("--seed", type=at_least(0), default=0, help="random seed")
     add("--seeds", type=at_least(1), default=10, help="train this many seeds, the first of which is --seed")
-    add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
-    add("--graph", action=BooleanOptionalAction, default=False, help="the step as one CUDA graph")
+    add("--gpu", type=int, help="GPU index; -1: the CPU; unset: GPU 0 if there is one")
+    add("--graph", action=BooleanOptionalAction, default=False, help="run the step as one CUDA graph")
     add(
         "--out",
         type=not_empty,
         help="run directory; unset: the checkpoint's, or runs/<script>-<data>-<loss>-seed<k>",
     )
     add("--measure-every", type=at_least(1), default=500, help="steps between measures and saves of last.pt")
-    add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
+    add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="continue last.pt, or FILE")
 
     def default_out(args: Namespace) -> str:
         if args.figure != 8:

@@ -1,20 +1,20 @@
 """Conditional LSGAN on Chinese characters: the networks of Figure 4 trained with Equation 10 (Figure 9).
 
-    python lsgan_cond_chars.py --data hwdb1.0 --gpu 0                      # the paper's run
-    python lsgan_cond_chars.py --data hwdb1.0 --gpu 0 --resume             # go on where it stopped
+    python lsgan_cond_chars.py --data hwdb1.0 --gpu 0 --graph              # the paper's run
+    python lsgan_cond_chars.py --data hwdb1.0 --gpu 0 --graph --resume     # go on where it stopped
     python lsgan_cond_chars.py --sample runs/lsgan_cond_chars-hwdb1.0-ls-seed0/last.pt --text 永和九年 --n 4
     torchrun --nproc-per-node 8 lsgan_cond_chars.py --data hwdb1.0         # the same run on eight GPUs
     python lsgan_cond_chars.py --classes 20 --width 32 --batch-size 32 --lr 5e-4 --steps 4000  # toys
 
-Trains on 23,470 images a second with --graph in float32 on one H200; docs/speed.md and docs/results.md have
-the conditions and what came out. Characters are squashed to squares, as in the authors' code; --fit pad pads.
+On one H200 a step trains on 6,840 images a second (float32 with TF32), and on several times as many with
+--graph; docs/speed.md and docs/results.md have the conditions and what came out. Characters are squashed to
+squares, as in the authors' code; --fit pad pads.
 
 Differences from the authors' code (github.com/xudonmao/LSGAN): losses are means over the batch, theirs are
 sums (a constant factor hardly matters to Adam). One G forward serves both updates, so G's running BN
 statistics are updated once a step, not twice; our running variance is the unbiased one, theirs the biased. In
 layers of stride 2 the extra row and column of padding are at the top and left, where TensorFlow's SAME has
-them at the bottom and right: the same networks rotated by 180 degrees. We shuffle all data every epoch; they
-shuffle within a buffer of 1,000 pictures.
+them at the bottom and right: the same networks rotated by 180 degrees.
 D's first layer has 256 channels as in the paper, 257 in theirs. Without .gnt files named Test a fifth of
 the writers, or of the files of each class, is held out; theirs trains on all.
 """
@@ -23,7 +23,6 @@ import math
 import os
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +39,7 @@ from data.runs import at_least, below_one, finite, not_empty
 
 SIZES = "--batch-size, --width, --z-dim or --n"  # what decides how much memory a run takes
 # Independent streams of random numbers
-INIT_G, INIT_D, Z, GRID, SAMPLE, CLASSES = range(6)
-ORDER = 1000  # apart, so that the range above can grow without changing it
+INIT_G, INIT_D, Z, GRID, SAMPLE, CLASSES, ORDER = 0, 1, 2, 3, 4, 5, 1000
 
 
 # ---------------------------------------------------------------- settings
@@ -69,22 +67,22 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add = parser.add_argument_group("optimizer").add_argument
     add("--lr", type=at_least(0, float), default=2e-4, help="learning rate, for G and D")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
-    add("--batch-size", type=at_least(2), default=64, help="pictures a step, over all processes")
-    add("--steps", type=at_least(0), default=1_000_000, help="steps in all")
+    add("--batch-size", type=at_least(2), default=64, help="batch size, over all processes together")
+    add("--steps", type=at_least(0), default=1_000_000, help="number of training steps")
     add(
         "--ema",
         type=below_one,
         default=0.0,
-        help="decay of an average of G's weights, used for pictures; 0: off",
+        help="decay of the exponential moving average (EMA) of G's weights, used for pictures; 0: off",
     )
     run = parser.add_argument_group("run")
     add = run.add_argument
     add("--seed", type=at_least(0), default=0, help="random seed")
-    add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
+    add("--gpu", type=int, help="GPU index; -1: the CPU; unset: GPU 0 if there is one")
     add("--tf32", action=BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
     add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
     add("--compile", action=BooleanOptionalAction, default=False, help="torch.compile both networks")
-    add("--graph", action=BooleanOptionalAction, default=False, help="the step as one CUDA graph")
+    add("--graph", action=BooleanOptionalAction, default=False, help="run the step as one CUDA graph")
     add(
         "--out",
         type=not_empty,
@@ -102,7 +100,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         help="steps between checkpoints kept as step_N.pt; 0: none",
     )
     add = run.add_mutually_exclusive_group().add_argument
-    add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
+    add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="continue last.pt, or FILE")
     add("--sample", type=not_empty, metavar="FILE", help="write pictures from a checkpoint, no training")
 
     def default_out(args: Namespace) -> str:
@@ -134,18 +132,19 @@ def noise(n: int, dim: int, seed: int, stream: int, step: int) -> Tensor:
 
 
 # ---------------------------------------------------------------- data
-def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) -> Iterator[Tensor]:
-    """Yields this process's share of the picture indices of step start + 1, start + 2, and so on, endlessly.
+def batch_order(n: int, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:
+    """Yields the picture indices, int64 [batch_size], of step start + 1, start + 2, and so on, endlessly.
 
     Every epoch is a new permutation of the n pictures, a function of (seed, epoch), and drops its last
     partial batch; batch_size is n or less. So the batch of a step does not depend on where training started.
     """
-    per_epoch = n // batch_size
-    epoch, position = divmod(start, per_epoch)
+    steps_per_epoch = n // batch_size
+    epoch, step = divmod(start, steps_per_epoch)
     while True:
-        order = torch.from_numpy(rng(seed, ORDER, epoch).permutation(n)[: per_epoch * batch_size])
-        yield from order.view(per_epoch, batch_size)[position:, share]
-        epoch, position = epoch + 1, 0
+        order = rng(seed, ORDER, epoch).permutation(n)[: steps_per_epoch * batch_size]
+        batches = torch.from_numpy(order).view(steps_per_epoch, batch_size)
+        yield from batches[step:]
+        epoch, step = epoch + 1, 0
 
 
 def load_batches(
@@ -213,27 +212,12 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         phi_y = self.phi(y) + self.phi_bias  # [B, 256]: a linear layer on the one-hot label
         h = F.leaky_relu(self.conv1(x), 0.2)  # 256 x 14 x 14, no BN
-        h = self.conv2_of_both(h, phi_y)
+        phi_map = phi_y[:, :, None, None].expand(-1, -1, 14, 14)  # the same at every pixel
+        h = self.conv2(torch.cat([h, phi_map], 1))
         h = F.leaky_relu(self.bn2(h), 0.2)  # 320 x 7 x 7
         h = self.fc3(torch.cat([h.flatten(1), phi_y], 1))
         h = F.leaky_relu(self.bn3(h), 0.2)  # 1024
         return self.fc4(torch.cat([h, phi_y], 1)).flatten(0)
-
-    def conv2_of_both(self, h: Tensor, phi_y: Tensor) -> Tensor:
-        """conv2 of features h [B, 256, 14, 14] and of phi_y [B, 256], repeated over the 14 x 14 pixels.
-
-        Equal to self.conv2(torch.cat([h, phi_y[:, :, None, None].expand(-1, -1, 14, 14)], 1)), with half the
-        arithmetic. A convolution is linear in its input channels, so the two can be convolved apart and
-        added. In a constant map each of the kernel's 25 positions adds the same number to every pixel of the
-        output, or nothing where it lies on the padding.
-        """
-        kernel_h, kernel_phi = self.conv2.weight.chunk(2, dim=1)
-        from_h = F.conv2d(h, kernel_h, self.conv2.bias, stride=2, padding=2)
-        # 320 x 25 for each picture: what each position of the kernel adds
-        per_position = torch.einsum("bi,oikl->bokl", phi_y, kernel_phi).flatten(2)
-        # 25 x 49: for each position of the kernel and pixel of the output 1, or 0 on the padding
-        inside = F.unfold(torch.ones_like(h[:1, :1]), 5, padding=2, stride=2)
-        return from_h + (per_position @ inside).view_as(from_h)
 
 
 def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -271,8 +255,8 @@ def train_step(G, D, opt_g, opt_d, real, z, y, loss="ls", a=0.0, b=1.0, c=1.0, a
     """Updates D, then G with the same z and y. Returns d_loss, g_loss, mean D(x|y), mean D(G(z|y)|y).
 
     real: [B, 1, 28, 28] in [0, 1]. z: [B, z_dim]. y: [B], the classes of the real pictures, and of the fake
-    ones too. With loss="sigmoid" the means are of sigmoid(D). amp: bfloat16; if D does not end in a
-    LastLinear, the losses are computed in it too. Unfreezes all of D.
+    ones too. With loss="sigmoid" the means are of sigmoid(D). amp: bfloat16 forward passes; the losses are in
+    float32 if D ends in a LastLinear. All of D's parameters require gradients afterwards.
     """
     autocast = torch.autocast(real.device.type, torch.bfloat16, enabled=amp)
     with autocast:
@@ -324,8 +308,10 @@ def choose_shown(characters: Characters, args: Namespace, device: torch.device) 
 
 def alternate_rows(reals: Tensor, fakes: Tensor) -> Tensor:
     """For a grid of 16 columns: a row of real pictures, below it their generated ones, and so on; 64 each."""
-    rows = torch.stack([reals.unflatten(0, (4, 16)), fakes.unflatten(0, (4, 16))], 1)
-    return rows.flatten(0, 2)
+    rows = []
+    for real_row, fake_row in zip(reals.split(16), fakes.split(16)):
+        rows += [real_row, fake_row]
+    return torch.cat(rows)
 
 
 def warn_of_collapse(step: int, fakes: Tensor, reals: Tensor) -> None:
@@ -363,8 +349,8 @@ def sample(args: Namespace) -> None:
     for i in tqdm(range(0, padded_n, 64), unit_scale=64, unit=" rows", disable=None):
         # Always 64, so that a picture does not depend on --n: other batch sizes round differently.
         z = noise(64, args.z_dim, args.seed, SAMPLE, i // 64).to(device)
-        for k in range(y.shape[1]):
-            pictures[i : i + 64, k] = generate(G, z, y[i : i + 64, k].to(device))
+        for column in range(y.shape[1]):
+            pictures[i : i + 64, column] = generate(G, z, y[i : i + 64, column].to(device))
     pictures, y = pictures[: args.n], y[: args.n]
     with runs.write_file(out / "samples.npy") as file:
         np.save(file, pictures.flatten(0, 1).numpy())
@@ -402,15 +388,15 @@ def choose_labels(args: Namespace, class_names: list[str], n: int) -> Tensor:
 
 # ---------------------------------------------------------------- train
 def ema_with_warm_up(decay: float) -> Callable:
-    """For AveragedModel's multi_avg_fn. The first update copies G; the n-th after it has the decay
-    min(decay, (1 + n) / (10 + n)).
+    """An exponential moving average whose decay warms up, for AveragedModel's multi_avg_fn.
 
-    That is TensorFlow's rule (num_updates). With the full decay from the start the first step's weights and
+    The first update copies G; the n-th after it has the decay min(decay, (1 + n) / (10 + n)), which is
+    TensorFlow's rule (num_updates). With the full decay from the start the first step's weights and
     BN statistics would last too long: after 1,000 updates of decay 0.999 they would be 37% of the average.
     """
 
-    def update(averages: list[Tensor], values: list[Tensor], n: Tensor) -> None:
-        n = int(n)
+    def update(averages: list[Tensor], values: list[Tensor], updates: Tensor) -> None:
+        n = int(updates)
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n)
 
     return update
@@ -434,7 +420,7 @@ def make_networks(args: Namespace, classes: int, device: torch.device, world: in
     state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
     if args.ema:
         state["ema"] = AveragedModel(G, multi_avg_fn=ema_with_warm_up(args.ema), use_buffers=True)
-    if world > 1:
+    if world > 1:  # instead of DistributedDataParallel: see runs.average_gradients
         opt_g.register_step_pre_hook(runs.average_gradients)
         opt_d.register_step_pre_hook(runs.average_gradients)
     if args.compile:
@@ -455,22 +441,14 @@ def open_data(args: Namespace, world: int) -> Characters:
 
 
 def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[..., Tensor]:
-    """train_step as a function of real, z and y alone; with --graph as a CUDA graph."""
-    update = partial(
-        train_step,
-        state["G"],
-        state["D"],
-        state["opt_g"],
-        state["opt_d"],
-        loss=args.loss,
-        a=args.a,
-        b=args.b,
-        c=args.c,
-        amp=args.amp,
-    )
-    if args.graph:
-        update = runs.Graph(update, [state["opt_g"], state["opt_d"]], device)
-    return update
+    """train_step with the settings of this run, as a function of real, z and y; with --graph a CUDA graph."""
+    G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
+
+    def update(real, z, y):
+        settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
+        return train_step(G, D, opt_g, opt_d, real, z, y, **settings)
+
+    return runs.Graph(update, [opt_g, opt_d], device) if args.graph else update
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -479,7 +457,7 @@ def due(step: int, every: int, last: int) -> bool:
 
 
 def train(args: Namespace) -> None:
-    """Trains as `args` says and fills the run directory args.out. Raises DataError for unreadable data."""
+    """Trains G and D with the settings in args, and writes checkpoints, log and grids to args.out."""
     device = runs.pick_device(args.gpu)
     rank, world = runs.join_processes(device)
     runs.set_arithmetic(args.tf32)
@@ -495,8 +473,9 @@ def train(args: Namespace) -> None:
 
     with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
         start, log_rows = runs.restore(args, state, characters.fingerprint)
-        order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
-        batches = load_batches(pictures, labels, order)
+        order = batch_order(len(pictures), args.batch_size, args.seed, start)
+        own_order = (indices[share] for indices in order)  # this process's part of each batch
+        batches = load_batches(pictures, labels, own_order)
         update = make_update(args, state, device)  # after restore: see runs.Graph
 
         def save(name: str, step: int) -> None:
@@ -520,8 +499,8 @@ def train(args: Namespace) -> None:
         for step in range(start + 1, args.steps + 1):
             batch, y = next(batches)
             real = batch.unsqueeze(1) / 255  # [B, 1, 28, 28] in [0, 1]
-            z = runs.to_device(noise(args.batch_size, args.z_dim, args.seed, Z, step)[share], device)
-            losses = update(real, z, y)
+            z = noise(args.batch_size, args.z_dim, args.seed, Z, step)[share]
+            losses = update(real, runs.to_device(z, device), y)
             if args.ema:
                 state["ema"].update_parameters(G)
             log.bar.update()
@@ -537,10 +516,10 @@ def train(args: Namespace) -> None:
                 save_grid(alternate_rows(reals, fakes), out / "samples" / f"step_{step:08}.png", columns=16)
                 warn_of_collapse(step, fakes, reals)
 
-            stopped = runs.agree_to_stop(caught, step, args.log_every, device)
             if rank == 0 and due(step, args.keep_every, args.steps):
                 save(f"step_{step:08}.pt", step)
 
+            stopped = runs.agree_to_stop(caught, step, args.log_every, device)
             if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
                 # After this step's grid and step_N.pt, which a run resumed from here would not make again
                 save("last.pt", step)
@@ -552,7 +531,7 @@ def train(args: Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The program; argv is by default sys.argv[1:]."""
+    """The command line; argv is by default sys.argv[1:]."""
     with one_line_errors(Path(__file__).name, sizes=SIZES):
         args = parse_args(argv)
         if args.sample:

@@ -6,8 +6,9 @@
     torchrun --nproc-per-node 8 lsgan_scenes.py --data lsun/bedroom        # the same run on eight GPUs
     python lsgan_scenes.py --size 32 --width 24 --batch-size 32 --z-dim 64 --lr 5e-4 --ema 0.999 --steps 4500
 
-Trains on 6,070 images a second in float32 on one H200; docs/speed.md and docs/results.md have the conditions
-and what came out. Pictures are squashed to squares, as in the authors' code; --fit crop crops them.
+On one H200 a step trains on 6,070 images a second (float32 with TF32); reading an LMDB with 16 workers holds
+the loop to 3,770. docs/speed.md and docs/results.md have the conditions and what came out. Pictures are
+squashed to squares, as in the authors' code; --fit crop crops them.
 
 Differences from the authors' code (github.com/xudonmao/LSGAN): losses are means over the batch, theirs are
 sums (a constant factor hardly matters to Adam). One G forward serves both updates, so G's running BN
@@ -18,10 +19,8 @@ shuffle within a buffer of 1,000 pictures.
 """
 
 import os
-import time
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +39,7 @@ from data.runs import at_least, below_one, between, finite, multiple_of, not_emp
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 SIZES = "--batch-size, --size, --width, --z-dim or --n"  # what decides how much memory a run takes
 # Independent streams of random numbers
-INIT_G, INIT_D, Z, GRID, SAMPLE, AUGMENT = range(6)
-ORDER = 1000  # apart, so that the range above can grow without changing it
+INIT_G, INIT_D, Z, GRID, SAMPLE, AUGMENT, ORDER = 0, 1, 2, 3, 4, 5, 1000
 
 
 # ---------------------------------------------------------------- settings
@@ -56,11 +54,11 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms",
     )
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
-    add("--limit", type=at_least(0), default=0, help="use only so many pictures, spread evenly; 0: all")
+    add("--limit", type=at_least(0), default=0, help="use only this many pictures, evenly spaced; 0: all")
     add(
         "--workers",
         type=at_least(0),
-        help="data workers of a process; unset: its share of the cores, at most 16",
+        help="DataLoader workers per process; unset: its share of the CPU cores, at most 16",
     )
     add("--augment", type=between(0, 1, float), default=0.0, help="strength of DiffAugment, 0 to 1; 0: off")
     add = parser.add_argument_group("model").add_argument
@@ -75,22 +73,22 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add = parser.add_argument_group("optimizer").add_argument
     add("--lr", type=at_least(0, float), default=1e-3, help="learning rate, for G and D")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
-    add("--batch-size", type=at_least(2), default=64, help="pictures a step, over all processes")
-    add("--steps", type=at_least(0), default=1_000_000, help="steps in all")
+    add("--batch-size", type=at_least(2), default=64, help="batch size, over all processes together")
+    add("--steps", type=at_least(0), default=1_000_000, help="number of training steps")
     add(
         "--ema",
         type=below_one,
         default=0.0,
-        help="decay of an average of G's weights, used for pictures; 0: off",
+        help="decay of the exponential moving average (EMA) of G's weights, used for pictures; 0: off",
     )
     run = parser.add_argument_group("run")
     add = run.add_argument
     add("--seed", type=at_least(0), default=0, help="random seed")
-    add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
+    add("--gpu", type=int, help="GPU index; -1: the CPU; unset: GPU 0 if there is one")
     add("--tf32", action=BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
     add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
     add("--compile", action=BooleanOptionalAction, default=False, help="torch.compile both networks")
-    add("--graph", action=BooleanOptionalAction, default=False, help="the step as one CUDA graph")
+    add("--graph", action=BooleanOptionalAction, default=False, help="run the step as one CUDA graph")
     add(
         "--out",
         type=not_empty,
@@ -107,7 +105,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         help="steps between checkpoints kept as step_N.pt; 0: none",
     )
     add = run.add_mutually_exclusive_group().add_argument
-    add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
+    add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="continue last.pt, or FILE")
     add("--sample", type=not_empty, metavar="FILE", help="write pictures from a checkpoint, no training")
 
     def default_out(args: Namespace) -> str:
@@ -135,19 +133,25 @@ def noise(n: int, dim: int, seed: int, stream: int, step: int) -> Tensor:
     return torch.from_numpy(rng(seed, stream, step).random((n, dim), dtype=np.float32) * 2 - 1)
 
 
+def augment_numbers(batch_size: int, seed: int, step: int) -> Tensor:
+    """Random numbers for `augment`, of the real and the fake images of a step: uniform(0, 1), [2, B, 8]."""
+    return torch.from_numpy(rng(seed, AUGMENT, step).random((2, batch_size, 8), dtype=np.float32))
+
+
 # ---------------------------------------------------------------- data
-def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) -> Iterator[Tensor]:
-    """Yields this process's share of the picture indices of step start + 1, start + 2, and so on, endlessly.
+def batch_order(n: int, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:
+    """Yields the picture indices, int64 [batch_size], of step start + 1, start + 2, and so on, endlessly.
 
     Every epoch is a new permutation of the n pictures, a function of (seed, epoch), and drops its last
     partial batch; batch_size is n or less. So the batch of a step does not depend on where training started.
     """
-    per_epoch = n // batch_size
-    epoch, position = divmod(start, per_epoch)
+    steps_per_epoch = n // batch_size
+    epoch, step = divmod(start, steps_per_epoch)
     while True:
-        order = torch.from_numpy(rng(seed, ORDER, epoch).permutation(n)[: per_epoch * batch_size])
-        yield from order.view(per_epoch, batch_size)[position:, share]
-        epoch, position = epoch + 1, 0
+        order = rng(seed, ORDER, epoch).permutation(n)[: steps_per_epoch * batch_size]
+        batches = torch.from_numpy(order).view(steps_per_epoch, batch_size)
+        yield from batches[step:]
+        epoch, step = epoch + 1, 0
 
 
 def load_batches(
@@ -167,13 +171,8 @@ def load_batches(
         worker_init_fn=runs.leave_process_group,
         generator=torch.Generator(),  # or the loader would draw from the global one
     )
-    try:
-        for batch in loader:
-            yield batch.to(device, non_blocking=True)
-    except (ConnectionError, EOFError):
-        # A worker has died. PyTorch's signal handler has the better message: give it time to raise that.
-        time.sleep(1)
-        raise
+    for batch in runs.from_workers(loader):
+        yield batch.to(device, non_blocking=True)
 
 
 # ---------------------------------------------------------------- networks
@@ -278,7 +277,7 @@ def generator_loss(d_fake: Tensor, c=1.0, loss="ls") -> Tensor:
 def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     """DiffAugment (Zhao et al. 2020) and flips, for real and fake alike, so that D cannot memorize pictures.
 
-    images: [B, C, size, size] in [-1, 1]. u: [B, 8], uniform(-1, 1), the random numbers of each picture.
+    images: [B, C, size, size] in [-1, 1]. u: [B, 8], uniform(0, 1), the random numbers of each image.
     strength: 0 leaves the images as they are, to rounding; 1 gives the ranges in the comments, DiffAugment's
     own. Differentiable with respect to the images.
     """
@@ -286,30 +285,29 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     brightness, saturation, contrast, flip, down, right, cutout_y, cutout_x = u.unbind(1)  # [B] each
 
     # Brightness +-0.5, saturation 0 to 2, contrast 0.5 to 1.5.
-    images = images + 0.5 * strength * brightness[:, None, None, None]
+    images = images + strength * (brightness - 0.5)[:, None, None, None]
     grey = images.mean(1, keepdim=True)
-    images = grey + (1 + strength * saturation[:, None, None, None]) * (images - grey)
+    images = grey + (1 + strength * (2 * saturation - 1))[:, None, None, None] * (images - grey)
     mean = images.mean((1, 2, 3), keepdim=True)
-    images = mean + (1 + 0.5 * strength * contrast[:, None, None, None]) * (images - mean)
+    images = mean + (1 + strength * (contrast - 0.5))[:, None, None, None] * (images - mean)
 
     # Shifts by whole pixels, up to an eighth of the picture, and left-right flips of half of the pictures.
     # rows[b, i]: which row of the padded image b becomes row i of the result; columns likewise.
     max_shift = round(strength * size / 8)
     padded = F.pad(images, [max_shift] * 4).permute(0, 2, 3, 1)
     pixel = torch.arange(size, device=images.device)
-    # Shifts [B], from -max_shift to max_shift, all equally likely
-    shift_y = (down * (max_shift + 0.5)).round().long().clamp(-max_shift, max_shift)
-    shift_x = (right * (max_shift + 0.5)).round().long().clamp(-max_shift, max_shift)
+    shift_y = (down * (2 * max_shift + 1)).long() - max_shift  # [B], -max_shift to max_shift, equally likely
+    shift_x = (right * (2 * max_shift + 1)).long() - max_shift
     rows = max_shift + pixel - shift_y[:, None]
     columns = max_shift + pixel - shift_x[:, None]
-    flipped = (flip[:, None] + 1) / 2 < strength / 2  # (flip + 1) / 2 is uniform in (0, 1)
+    flipped = flip[:, None] < strength / 2
     columns = torch.where(flipped, columns.flip(1), columns)
     batch_index = torch.arange(n, device=images.device)
     images = padded[batch_index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     # Cutout: a grey square, half the picture's side, with its centre anywhere in the picture.
-    centre_y = size * (cutout_y + 1) / 2
-    centre_x = size * (cutout_x + 1) / 2
+    centre_y = size * cutout_y
+    centre_x = size * cutout_x
     cutout_rows = (pixel + 0.5 - centre_y[:, None]).abs() < strength * size / 4  # [B, size]
     cutout_columns = (pixel + 0.5 - centre_x[:, None]).abs() < strength * size / 4
     cutout = cutout_rows[:, None, :, None] & cutout_columns[:, None, None, :]
@@ -318,20 +316,21 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
 
 # ---------------------------------------------------------------- training step
 def train_step(
-    G, D, opt_g, opt_d, real, z, u=None, loss="ls", a=0.0, b=1.0, c=1.0, amp=False, strength=1.0
+    G, D, opt_g, opt_d, real, z, u=None, loss="ls", a=0.0, b=1.0, c=1.0, amp=False, augment_strength=1.0
 ) -> Tensor:
     """Updates D, then G with the same z. Returns d_loss, g_loss, mean D(x), mean D(G(z)), on the device.
 
-    real: [B, 3, size, size] in [-1, 1]. z: [B, z_dim]. u: None, or uniform(-1, 1) numbers [2, B, 8] for
-    `augment`, of the real and of the fake pictures. With loss="sigmoid" the means are of sigmoid(D). amp:
-    bfloat16; if D does not end in a LastLinear, the losses are computed in it too. Unfreezes all of D.
+    real: [B, 3, size, size] in [-1, 1]. z: [B, z_dim]. u: None, or random numbers [2, B, 8], uniform(0, 1),
+    for `augment` of the real and of the fake images, with augment_strength. With loss="sigmoid" the means are
+    of sigmoid(D). amp: bfloat16 forward passes; the losses are in float32 if D ends in a LastLinear. All of
+    D's parameters require gradients afterwards.
     """
     autocast = torch.autocast(real.device.type, torch.bfloat16, enabled=amp)
     with autocast:
         fake = G(z)  # for both updates: G does not change in between
         if u is not None:
-            real = augment(real, u[0], strength)
-            fake = augment(fake, u[1], strength)
+            real = augment(real, u[0], augment_strength)
+            fake = augment(fake, u[1], augment_strength)
         d_real = D(real)  # real and fake pictures apart: each has its own BN statistics
         d_fake = D(fake.detach())
     d_loss = discriminator_loss(d_real, d_fake, a, b, loss)
@@ -406,15 +405,15 @@ def sample(args: Namespace) -> None:
 
 # ---------------------------------------------------------------- train
 def ema_with_warm_up(decay: float) -> Callable:
-    """For AveragedModel's multi_avg_fn. The first update copies G; the n-th after it has the decay
-    min(decay, (1 + n) / (10 + n)).
+    """An exponential moving average whose decay warms up, for AveragedModel's multi_avg_fn.
 
-    That is TensorFlow's rule (num_updates). With the full decay from the start the first step's weights and
+    The first update copies G; the n-th after it has the decay min(decay, (1 + n) / (10 + n)), which is
+    TensorFlow's rule (num_updates). With the full decay from the start the first step's weights and
     BN statistics would last too long: after 1,000 updates of decay 0.999 they would be 37% of the average.
     """
 
-    def update(averages: list[Tensor], values: list[Tensor], n: Tensor) -> None:
-        n = int(n)
+    def update(averages: list[Tensor], values: list[Tensor], updates: Tensor) -> None:
+        n = int(updates)
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n)
 
     return update
@@ -438,7 +437,7 @@ def make_networks(args: Namespace, device: torch.device, world: int) -> dict:
     state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
     if args.ema:
         state["ema"] = AveragedModel(G, multi_avg_fn=ema_with_warm_up(args.ema), use_buffers=True)
-    if world > 1:
+    if world > 1:  # instead of DistributedDataParallel: see runs.average_gradients
         opt_g.register_step_pre_hook(runs.average_gradients)
         opt_d.register_step_pre_hook(runs.average_gradients)
     if args.compile:
@@ -453,38 +452,21 @@ def open_data(args: Namespace, device: torch.device, world: int) -> tuple[Tensor
     runs.check_batch_size(args.batch_size, world, len(images))
     if images.nbytes <= IN_MEMORY:
         return decode_all(images).to(device), images.fingerprint
-    runs.check_shared_memory(args.workers, args.batch_size * images.nbytes // len(images) // world)
+    runs.check_shared_memory(args.workers, args.batch_size // world * 3 * args.size**2)
     return images, images.fingerprint
 
 
 def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[..., Tensor]:
-    """train_step as a function of real and z, and with --augment of u; with --graph as a CUDA graph."""
-    update = partial(
-        train_step,
-        state["G"],
-        state["D"],
-        state["opt_g"],
-        state["opt_d"],
-        loss=args.loss,
-        a=args.a,
-        b=args.b,
-        c=args.c,
-        amp=args.amp,
-        strength=args.augment,
-    )
-    if args.graph:
-        update = runs.Graph(update, [state["opt_g"], state["opt_d"]], device)
-    return update
+    """train_step with the settings of this run, as a function of real, z and u; with --graph a CUDA graph."""
+    G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
 
+    def update(real, z, u):
+        settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
+        if args.augment:
+            settings |= {"u": u, "augment_strength": args.augment}
+        return train_step(G, D, opt_g, opt_d, real, z, **settings)
 
-def draw_noise(args: Namespace, step: int, share: slice, device: torch.device) -> list[Tensor]:
-    """This process's share of what is random in a step: z [B, z_dim]; with --augment also u [2, B, 8]."""
-    z = noise(args.batch_size, args.z_dim, args.seed, Z, step)[share]
-    drawn = [runs.to_device(z, device)]
-    if args.augment:
-        u = noise(2 * args.batch_size, 8, args.seed, AUGMENT, step).view(2, args.batch_size, 8)[:, share]
-        drawn.append(runs.to_device(u, device))
-    return drawn
+    return runs.Graph(update, [opt_g, opt_d], device) if args.graph else update
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -493,7 +475,7 @@ def due(step: int, every: int, last: int) -> bool:
 
 
 def train(args: Namespace) -> None:
-    """Trains as `args` says and fills the run directory args.out. Raises DataError for unreadable data."""
+    """Trains G and D with the settings in args, and writes checkpoints, log and grids to args.out."""
     device = runs.pick_device(args.gpu)
     rank, world = runs.join_processes(device)
     runs.set_arithmetic(args.tf32)
@@ -508,8 +490,9 @@ def train(args: Namespace) -> None:
 
     with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
         start, log_rows = runs.restore(args, state, fingerprint)
-        order = batch_order(len(pictures), args.batch_size, args.seed, start, share)
-        batches = load_batches(pictures, order, device, args.workers)
+        order = batch_order(len(pictures), args.batch_size, args.seed, start)
+        own_order = (indices[share] for indices in order)  # this process's part of each batch
+        batches = load_batches(pictures, own_order, device, args.workers)
         update = make_update(args, state, device)  # after restore: see runs.Graph
 
         def save(name: str, step: int) -> None:
@@ -527,7 +510,9 @@ def train(args: Namespace) -> None:
         for step in range(start + 1, args.steps + 1):
             batch = next(batches)
             real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last
-            losses = update(real, *draw_noise(args, step, share, device))
+            z = noise(args.batch_size, args.z_dim, args.seed, Z, step)[share]
+            u = augment_numbers(args.batch_size, args.seed, step)[:, share]  # used with --augment only
+            losses = update(real, runs.to_device(z, device), runs.to_device(u, device))
             if args.ema:
                 state["ema"].update_parameters(G)
             log.bar.update()
@@ -543,10 +528,10 @@ def train(args: Namespace) -> None:
                 save_grid(fakes, out / "samples" / f"step_{step:08}.png")
                 warn_of_collapse(step, fakes, batch)
 
-            stopped = runs.agree_to_stop(caught, step, args.log_every, device)
             if rank == 0 and due(step, args.keep_every, args.steps):
                 save(f"step_{step:08}.pt", step)
 
+            stopped = runs.agree_to_stop(caught, step, args.log_every, device)
             if rank == 0 and (stopped or due(step, args.save_every, args.steps)):
                 # After this step's grid and step_N.pt, which a run resumed from here would not make again
                 save("last.pt", step)
@@ -558,7 +543,7 @@ def train(args: Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The program; argv is by default sys.argv[1:]."""
+    """The command line; argv is by default sys.argv[1:]."""
     with one_line_errors(Path(__file__).name, sizes=SIZES):
         args = parse_args(argv)
         if args.sample:

@@ -108,11 +108,11 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms",
     )
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
-    add("--limit", type=at_least(0), default=0, help="use only so many pictures, spread evenly; 0: all")
+    add("--limit", type=at_least(0), default=0, help="use only this many pictures, evenly spaced; 0: all")
     add(
         "--workers",
         type=at_least(0),
-        help="data workers of a process; unset: its share of the cores, at most 16",
+        help="DataLoader workers per process; unset: its share of the CPU cores, at most 16",
     )
     add = parser.add_argument_group("grid").add_argument
     add(
@@ -139,20 +139,22 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--rmsprop", choices=["tf", "torch"], default="tf", help="TensorFlow's RMSProp, or PyTorch's")
     add("--lr", type=at_least(0, float), default=2e-4, help="learning rate, for G and D")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
-    add("--batch-size", type=at_least(1), default=64, help="pictures a step, in each cell")
-    add("--steps", type=at_least(1), default=20_000, help="steps in all")
+    add("--batch-size", type=at_least(1), default=64, help="batch size of each cell")
+    add("--steps", type=at_least(1), default=20_000, help="number of training steps")
     add = parser.add_argument_group("run").add_argument
     add("--seed", type=at_least(0), default=0, help="random seed")
-    add("--gpu", type=int, help="number of the GPU; -1: the CPU; unset: GPU 0 if there is one")
+    add("--gpu", type=int, help="GPU index; -1: the CPU; unset: GPU 0 if there is one")
     add("--tf32", action=argparse.BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
-    add("--graph", action=argparse.BooleanOptionalAction, default=False, help="the step as one CUDA graph")
+    add(
+        "--graph", action=argparse.BooleanOptionalAction, default=False, help="run the step as one CUDA graph"
+    )
     add(
         "--out",
         type=not_empty,
         help="run directory; unset: the checkpoint's, or runs/<script>-<data>-<loss>-seed<k>",
     )
     add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
-    add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="go on from last.pt, or FILE")
+    add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="continue last.pt, or FILE")
 
     def default_out(args: Namespace) -> str:
         data, losses = Path(os.path.abspath(args.data)).name, ",".join(args.losses)
@@ -190,18 +192,19 @@ def noise(n: int, dim: int, seed: int, stream: int, step: int) -> Tensor:
 
 
 # ---------------------------------------------------------------- data
-def batch_order(n: int, batch_size: int, seed: int, start: int, share: slice) -> Iterator[Tensor]:
-    """Yields this process's share of the picture indices of step start + 1, start + 2, and so on, endlessly.
+def batch_order(n: int, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:
+    """Yields the picture indices, int64 [batch_size], of step start + 1, start + 2, and so on, endlessly.
 
     Every epoch is a new permutation of the n pictures, a function of (seed, epoch), and drops its last
     partial batch; batch_size is n or less. So the batch of a step does not depend on where training started.
     """
-    per_epoch = n // batch_size
-    epoch, position = divmod(start, per_epoch)
+    steps_per_epoch = n // batch_size
+    epoch, step = divmod(start, steps_per_epoch)
     while True:
-        order = torch.from_numpy(rng(seed, ORDER, epoch).permutation(n)[: per_epoch * batch_size])
-        yield from order.view(per_epoch, batch_size)[position:, share]
-        epoch, position = epoch + 1, 0
+        order = rng(seed, ORDER, epoch).permutation(n)[: steps_per_epoch * batch_size]
+        batches = torch.from_numpy(order).view(steps_per_epoch, batch_size)
+        yield from batches[step:]
+        epoch, step = epoch + 1, 0
 
 
 def load_batches(
@@ -221,13 +224,8 @@ def load_batches(
         worker_init_fn=runs.leave_process_group,
         generator=torch.Generator(),  # or the loader would draw from the global one
     )
-    try:
-        for batch in loader:
-            yield batch.to(device, non_blocking=True)
-    except (ConnectionError, EOFError):
-        # A worker has died. PyTorch's signal handler has the better message: give it time to raise that.
-        time.sleep(1)
-        raise
+    for batch in runs.from_workers(loader):
+        yield batch.to(device, non_blocking=True)
 
 
 # ---------------------------------------------------------------- networks
@@ -641,7 +639,7 @@ def train_cells(
     active = [start_cell(cell, args, device) for cell in cells]  # those that are finite
     seed = cells[0].seed
     start = min(run.step for run in active)
-    order = batch_order(len(pictures), args.batch_size, seed, start, slice(None))
+    order = batch_order(len(pictures), args.batch_size, seed, start)
     batches = load_batches(pictures, order, device, args.workers)
     fixed_z = noise(judge.n, args.z_dim, seed, FIXED_Z, 0).to(device)
     steps = range(start + 1, args.steps + 1)

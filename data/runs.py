@@ -240,6 +240,15 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def from_workers(loader: Iterable) -> Iterator:
+    """The batches of a DataLoader. If a worker dies, PyTorch's own error about that is raised."""
+    try:
+        yield from loader
+    except (ConnectionError, EOFError):
+        time.sleep(1)  # meanwhile PyTorch's signal handler raises the better error
+        raise
+
+
 class Graph:
     """A training step as one CUDA graph: one launch instead of hundreds, for steps bound by their launches.
 

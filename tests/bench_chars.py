@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python tests/bench_chars.py [--width 256] [--batch-size 64] [--rounds 5]
 
-The obvious loop: one-hot labels and a matrix product, y as 256 maps through a plain convolution, two G
-forwards, D's weight gradients computed and thrown away in the G step, Adam as it comes, contiguous memory;
-all in float32. tests/test_chars.py shows that it computes the same. The ways take turns; medians.
+The obvious loop: one-hot labels and a matrix product, two G forwards, D's weight gradients computed and
+thrown away in the G step, Adam as it comes, contiguous memory; all in float32. tests/test_chars.py shows that
+it computes the same. The ways take turns; medians.
 """
 
 import argparse
@@ -15,20 +15,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-import torch.nn.functional as F
 from interleave import median_seconds
-from test_chars import obvious_d, obvious_step
+from test_chars import obvious_step
 
 import lsgan_cond_chars as chars
 
 
-class ObviousD(chars.Discriminator):
-    def forward(self, x, y):
-        return obvious_d(self, x, F.one_hot(y, self.phi.num_embeddings).to(x.dtype))
-
-
-def make(args, device, ours, discriminator=chars.Discriminator):
-    nets = chars.Generator(args.classes, args.width), discriminator(args.classes, args.width)
+def make(args, device, ours):
+    nets = chars.Generator(args.classes, args.width), chars.Discriminator(args.classes, args.width)
     for net, stream in zip(nets, (chars.INIT_G, chars.INIT_D)):
         chars.init_weights(net, chars.torch_rng(0, stream))
         net.to(device, memory_format=torch.channels_last if ours else torch.contiguous_format)
@@ -49,7 +43,6 @@ def main():
     inputs = real, z, y
     ways = {
         "obvious loop": partial(obvious_step, *make(args, device, ours=False), *inputs),
-        "ours, D as in the loop": partial(chars.train_step, *make(args, device, True, ObviousD), *inputs),
         "ours": partial(chars.train_step, *make(args, device, True), *inputs),
         "ours, --amp": partial(chars.train_step, *make(args, device, True), *inputs, amp=True),
     }

@@ -167,7 +167,7 @@ def train(
     D.to(device, memory_format=torch.channels_last)
     opt_g = torch.optim.Adam(G.parameters(), lr, betas=(0.5, 0.999), fused=True)
     opt_d = torch.optim.Adam(D.parameters(), lr, betas=(0.5, 0.999), fused=True)
-    order = scenes.batch_order(len(pictures), args.batch_size, seed, 0, slice(None))
+    order = scenes.batch_order(len(pictures), args.batch_size, seed, 0)
     batches = scenes.load_batches(pictures, order, device)
     steps = tqdm(range(1, args.steps + 1), f"{system} {seed}", leave=False, disable=None)
     for step, batch in zip(steps, batches):

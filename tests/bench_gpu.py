@@ -251,11 +251,8 @@ def chars_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
         y = torch.randint(sizes.classes, [batch_size]).to(device)
         inputs = real, z, y
         ways = our_ways(ours, chars.train_step, inputs, device)
-        plain_d = bench_chars.make(sizes, device, True, bench_chars.ObviousD)
-        ways["float32, y as plain maps"] = partial(chars.train_step, *plain_d, *inputs)
         ways["obvious, float32"] = partial(as_it_comes, bench_chars.obvious_step, *theirs(), *inputs)
-        networks = bench_chars.make(sizes, device, False, bench_chars.ObviousD)
-        ways["dcgan, float32"] = partial(as_it_comes, dcgan_step, *networks, *inputs)
+        ways["dcgan, float32"] = partial(as_it_comes, dcgan_step, *theirs(), *inputs)
         macs = count_macs(chars.train_step, ours, inputs)
         yield from picture_rows("characters, 3,740 classes", ways, batch_size, macs, args, device)
 

@@ -208,7 +208,7 @@ PASTED = {  # beside Generator, Discriminator and train_step; how they are calle
         "LastLinear init_weights discriminator_loss generator_loss augment",
         """
 G, D = Generator(size=16, width=2, z_dim=4), Discriminator(size=16, width=2)
-real, z, more = torch.rand(6, 3, 16, 16), torch.rand(6, 4), {"u": torch.rand(2, 6, 8) * 2 - 1}
+real, z, more = torch.rand(6, 3, 16, 16), torch.rand(6, 4), {"u": torch.rand(2, 6, 8)}
 """,
     ),
     "lsgan_cond_chars": (
