@@ -243,7 +243,7 @@ def test_balance_as_the_readme_says():
     assert discriminator_loss(half, half).item() == 0.25
     assert generator_loss(half).item() == 0.125
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    assert "`d_loss` 0.25 and `g_loss` 0.125" in " ".join(readme.split())
+    assert "`d_loss` is 0.25 and `g_loss` is 0.125" in " ".join(readme.split())
 
 
 # ---------------------------------------------------------------- training step
