@@ -36,6 +36,7 @@ from typing import NamedTuple
 import filelock
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
@@ -853,11 +854,6 @@ def open_cells(out: Path, cells: list[Cell], resume: bool) -> Iterator[None]:
         yield
 
 
-def args_text(args: Namespace) -> bytes:
-    """What args.json holds."""
-    return json.dumps(runs.saved_args(args), indent=1).encode()
-
-
 def check_resume(args: Namespace) -> dict:
     """The checkpoint of --resume. Raises DataError if no grid with these arguments can go on from it."""
     checkpoint = runs.load_checkpoint(args.resume)
@@ -876,28 +872,24 @@ def check_resume(args: Namespace) -> dict:
     return checkpoint
 
 
-def wait_for_rank_0(out: Path, args: Namespace, seconds: float = 600) -> None:
-    """Waits until rank 0 has opened the run directory with these arguments; DataError after `seconds`."""
-    path = out / "args.json"
-    deadline = time.monotonic() + seconds
-    while not path.exists() or path.read_bytes() != args_text(args):
-        if time.monotonic() > deadline:
-            raise DataError(f"rank 0 has not opened {out} in {seconds} seconds")
-        time.sleep(0.2)
+def join_processes() -> tuple[int, int]:
+    """(rank, number of processes): (0, 1), unless torchrun started this process as one of several."""
+    if not runs.started_by_torchrun():
+        return 0, 1
+    dist.init_process_group("gloo")  # with GPUs too: the processes only wait for each other, once
+    return dist.get_rank(), dist.get_world_size()
 
 
 def train(args: Namespace) -> None:
     """Trains as `args` says and fills the run directory args.out. Raises DataError for unreadable data.
 
-    Several processes have nothing in common but that directory. Each trains its cells and then reports on all
-    that are finished, so that the last one's report is complete; nobody waits for a process that has died.
+    Several processes start together and then have nothing in common but that directory. Each trains its cells
+    and then reports on all that are finished, so that the last one's report is complete; nobody waits for a
+    process that has died.
     """
     device = runs.pick_device(args.gpu)
     if args.graph and device.type != "cuda":
         raise DataError("--graph needs a GPU")
-    rank, world = 0, 1
-    if runs.started_by_torchrun():
-        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     runs.set_arithmetic(args.tf32)
     checkpoint = check_resume(args) if args.resume else {}
     pictures, images = open_data(args, device)
@@ -906,16 +898,17 @@ def train(args: Namespace) -> None:
     args.extractor = choose_extractor(args.extractor, pictures, images.labels)
     cells = list_cells(args)
     out = Path(args.out)
+    rank, world = join_processes()
 
     with runs.open_run(out, args.resume, rank):
+        if dist.is_initialized():  # rank 0 has opened `out`; from here on nobody waits for another
+            dist.destroy_process_group()
         saved = runs.saved_args(args)
         if rank == 0:
             # Arguments only, for --resume: the weights are in the cells' own checkpoints.
             runs.save_checkpoint(out / "last.pt", {}, args=saved, step=0, log=[], data=images.fingerprint)
             with runs.write_file(out / "args.json") as file:
-                file.write(args_text(args))
-        else:
-            wait_for_rank_0(out, args)
+                file.write(json.dumps(saved, indent=1).encode())
 
         judge = Judge(pictures, images.labels, args.extractor, args, device)
         flags = shlex.join(runs.as_flags(saved, known=saved))
@@ -950,7 +943,9 @@ def train(args: Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """The program; argv is by default sys.argv[1:]."""
     with one_line_errors(Path(__file__).name, sizes="--batch-size, --size, --width, --z-dim or --seeds"):
-        train(parse_args(argv))
+        args = parse_args(argv)
+        runs.check_unused(Path(args.out), args.resume)  # at once: to read the data can take minutes
+        train(args)
 
 
 if __name__ == "__main__":
