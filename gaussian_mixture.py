@@ -400,6 +400,15 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
         file.write(("\n".join(lines) + "\n").encode())
 
 
+# ---------------------------------------------------------------- figures
+def save_figure(figure: Figure, path: Path, **settings) -> None:
+    """Writes a figure as PNG, and makes its folder. settings: those of savefig."""
+    runs.make_folder(path.parent)
+    with runs.write_file(path) as file:
+        figure.savefig(file, format="png", **settings)
+    print(f"wrote {path}")
+
+
 # ---------------------------------------------------------------- Figure 8
 def draw_curves(path: Path, losses: list[str], measures: dict[int, Tensor]) -> None:
     """The measures over steps: median of the seeds, the middle half of them shaded."""
@@ -419,8 +428,7 @@ def draw_curves(path: Path, losses: list[str], measures: dict[int, Tensor]) -> N
             axes.fill_between(list(measures), quarter, three_quarters, alpha=0.2, color=COLOURS[loss])
         axes.set(xlabel="step", title=title, ylim=(0, None))
     axes.legend()
-    with runs.write_file(path) as file:
-        figure.savefig(file)
+    save_figure(figure, path)
 
 
 def density(points: Tensor, grid: Tensor) -> Tensor:
@@ -457,8 +465,7 @@ def draw_figure8(path: Path, losses: list[str], points: dict[int | str, Tensor],
     for axes in rows.flat:
         axes.set(xticks=[], yticks=[], aspect="equal")
         axes.label_outer()
-    with runs.write_file(path) as file:
-        figure.savefig(file, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 # ---------------------------------------------------------------- Figures 1 and 2
@@ -584,7 +591,7 @@ def draw_figure1(path: Path, discriminators: dict[str, nn.Module], clouds: dict,
         axes.text(4, -0.4, "far fakes", color="magenta")
         axes.set_title(f"{title}\n{in_words(row)}")
         axes.set(xlim=(-3.5, 6.9), ylim=(-3, 4.6), aspect="equal", xticks=[], yticks=[])
-    save_figure(figure, path)
+    save_figure(figure, path, bbox_inches="tight")
 
 
 def in_words(row: dict) -> str:
@@ -609,14 +616,6 @@ def draw_plane(axes: Axes, D: nn.Module, loss: str) -> None:
     if loss == "ls":
         axes.contour(line, line, outputs, levels=[1.0], colors="tab:green", linestyles="dashed")
         axes.text(-1.35, 4.2, "D = 1: no step", **style)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, and makes its folder."""
-    runs.make_folder(path.parent)
-    with runs.write_file(path) as file:
-        figure.savefig(file, bbox_inches="tight")
-    print(f"wrote {path}")
 
 
 def loss_curve(outputs: Tensor, loss_of_fake: Callable) -> tuple[Tensor, Tensor]:
@@ -645,7 +644,7 @@ def figure2(args: Namespace) -> None:
     right.text(-4.1, 0.5, "saturating: flat for all\nfakes that D finds out", **style)
     right.text(1, 3.4, "least squares: flat\nat one point only", **style)
     left.legend()
-    save_figure(figure, Path(args.out, "figure2.png"))
+    save_figure(figure, Path(args.out, "figure2.png"), bbox_inches="tight")
 
 
 # ---------------------------------------------------------------- train

@@ -11,6 +11,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -421,7 +422,8 @@ def test_figures_of_a_run(run, tmp_path):
 def figure1(tmp_path_factory):
     """Figure 1's folder and its numbers."""
     folder = tmp_path_factory.mktemp("figure1")
-    return folder, gm.figure1(gm.parse_args(["--figure", "1", "--out", str(folder / "new")]))
+    with matplotlib.rc_context({"savefig.format": "pdf"}):
+        return folder, gm.figure1(gm.parse_args(["--figure", "1", "--out", str(folder / "new")]))
 
 
 def test_figure_1_far_fakes_stay_with_cross_entropy_and_turn_back_with_least_squares(figure1):
@@ -433,6 +435,16 @@ def test_figure_1_far_fakes_stay_with_cross_entropy_and_turn_back_with_least_squ
         assert least_squares["towards real"] == 1
     assert figure1[1]["linear D"]["least squares (Eq. 2)"]["far / near"] > 1
     assert (figure1[0] / "new/figure1.png").stat().st_size < 120_000
+
+
+def test_every_figure_is_a_png_whatever_the_users_matplotlibrc_says(run, call, figure1):
+    with matplotlib.rc_context({"savefig.format": "pdf"}):
+        assert run("--steps", 1, "--out", "run")[0] == call(gm.main, "--figure", 2, "--out", "run")[0] == 0
+    paths = [
+        figure1[0] / "new/figure1.png",
+        *(Path("run", name) for name in ("curves.png", "figure8.png", "figure2.png")),
+    ]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
 def test_figure_1_saturating_form_drives_far_fakes_away(figure1):
