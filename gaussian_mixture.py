@@ -230,11 +230,15 @@ class Discriminator(nn.Sequential):
         )
 
 
-def init_weights(net: nn.Module, generators: list[torch.Generator]) -> None:
-    """Orthogonal weights of gain 1.4, as in the authors' code; biases 0. generators: one for each model."""
+def init_weights(net: nn.Module, generators: list[torch.Generator] | None = None) -> None:
+    """Orthogonal weights of gain 1.4, as in the authors' code; biases 0.
+
+    generators: one for each model; None: the global one for all.
+    """
     for layer in net.modules():
         if isinstance(layer, BatchedLinear):
-            for weight, generator in zip(layer.weight.data, generators, strict=True):
+            models = len(layer.weight)
+            for weight, generator in zip(layer.weight.data, generators or [None] * models, strict=True):
                 nn.init.orthogonal_(weight, gain=1.4, generator=generator)
             nn.init.zeros_(layer.bias)
 

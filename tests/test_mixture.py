@@ -107,6 +107,16 @@ def test_initial_weights_are_orthogonal_of_gain_1_4_and_biases_zero():
             assert not layer.bias.any()
 
 
+def test_without_generators_the_global_one_initializes():
+    """So that pasted networks need no more than init_weights(G)."""
+    G, other = gm.Generator(3), gm.Generator(3)
+    gm.init_weights(G, [torch.Generator().manual_seed(0)] * 3)  # one for all models
+    torch.manual_seed(0)
+    gm.init_weights(other)
+    assert same(G.state_dict(), other.state_dict())
+    assert not torch.allclose(other[0].weight[0], other[0].weight[1])
+
+
 def test_losses_of_a_seed_start_equal_and_seeds_differ():
     for net in networks(range(3), LOSSES)[:2]:
         weight = net[2].weight.unflatten(0, (3, 3))  # loss, seed
