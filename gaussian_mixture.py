@@ -283,20 +283,20 @@ def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneou
     """
     if updates not in ("simultaneous", "alternating"):
         raise ValueError(f"updates must be simultaneous or alternating, not {updates!r}")
-    by_loss = len(losses), -1  # models -> losses, seeds
-    fake = G(z.repeat(len(losses), 1, 1))
-    d_real = D(real.repeat(len(losses), 1, 1)).unflatten(0, by_loss)  # [losses, seeds, B]
-    d_fake = D(fake).unflatten(0, by_loss)
-    d_loss = torch.cat([discriminator_loss(d_real[i], d_fake[i], loss) for i, loss in enumerate(losses)])
+    n = len(losses)
+    fake = G(z.repeat(n, 1, 1))
+    d_real = D(real.repeat(n, 1, 1)).chunk(n)  # [seeds, B] for each loss
+    d_fake = D(fake).chunk(n)
+    d_loss = torch.cat(list(map(discriminator_loss, d_real, d_fake, losses)))  # [models]
     opt_d.zero_grad()
     # No model's loss depends on another's weights: the gradient of the sum holds that of each. inputs: G gets
-    # no gradient of D's loss. retain_graph: G's loss goes back through the same D(fake).
-    d_loss.sum().backward(inputs=list(D.parameters()), retain_graph=updates == "simultaneous")
+    # no gradient of D's loss. retain_graph: simultaneous updates go back through the same D(fake) for G.
+    d_loss.sum().backward(inputs=list(D.parameters()), retain_graph=True)
     if updates == "alternating":
         opt_d.step()
-        d_fake = D(fake).unflatten(0, by_loss)
+        d_fake = D(fake).chunk(n)
 
-    g_loss = torch.cat([generator_loss(d_fake[i], loss) for i, loss in enumerate(losses)])
+    g_loss = torch.cat(list(map(generator_loss, d_fake, losses)))
     opt_g.zero_grad()
     g_loss.sum().backward(inputs=list(G.parameters()))
     if updates == "simultaneous":
