@@ -373,6 +373,7 @@ def test_results_and_table(tmp_path):
     assert caption.startswith("Step 500, seeds 3 to 12.") and "untrained" in caption
     head, rule, ls, sigmoid = [line.strip("| ").split(" | ") for line in table.splitlines()]
     assert rule == ["---|" * 7 + "---"] and len(head) == len(ls) == 8
+    assert head[-1] == "KL to the mixture's weights, nats"
     assert head[1:4] == ["all 8 modes hit", "modes hit", "share of points within 3 std"]  # strict counts lead
     assert ls[:4] == ["ls", "5/10 (24% to 76%)", "4 (0 to 8)", "0.45 (0 to 0.9)"]
     assert ls[4:7] == ["10/10 (72% to 100%)", "0/10 (0% to 28%)", "8 (8 to 8)"]  # as statsmodels has them
