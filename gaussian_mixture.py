@@ -683,11 +683,7 @@ def restore(args: Namespace, state: dict) -> tuple[int, dict]:
     saved = runs.load_checkpoint(args.resume)
     if "updates" not in saved["args"]:  # no other script has --updates
         raise DataError(f"{args.resume} is not a checkpoint of this script")
-    for name in FIXED:
-        value = saved["args"].get(name)
-        if value != getattr(args, name):
-            flag = name.replace("_", "-")
-            raise DataError(f"--{flag} is {value} in {args.resume} and cannot change")
+    runs.check_unchanged(args, saved["args"], FIXED)
     step, log = saved["step"], saved["log"]
     runs.load_checkpoint(args.resume, state)
     # table.md needs measures at the last step; a run that a signal stopped has none there.

@@ -859,13 +859,7 @@ def check_resume(args: Namespace) -> dict:
     checkpoint = runs.load_checkpoint(args.resume)
     if "settings" not in checkpoint["args"] or "G" in checkpoint:  # of another script, or of a cell
         raise DataError(f"{args.resume} is not the last.pt of a grid")
-    for name in FIXED:
-        value = checkpoint["args"].get(name)
-        if value != getattr(args, name):
-            flag = name.replace("_", "-")
-            raise DataError(
-                f"--{flag} is {value} in {args.resume} and cannot change: it made the cells there"
-            )
+    runs.check_unchanged(args, checkpoint["args"], FIXED)
     steps = checkpoint["args"]["steps"]
     if args.steps < steps:
         raise DataError(f"--steps {args.steps} is less than the {steps} of {args.resume}")

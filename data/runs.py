@@ -172,6 +172,14 @@ def print_changes(before: dict, after: dict) -> None:
             print(f"--{name.replace('_', '-')} {new}, was {old}")
 
 
+def check_unchanged(args: Namespace, saved: dict, names: Iterable[str]) -> None:
+    """DataError if an argument of a resumed run, one of these names, is not the checkpoint's."""
+    for name in names:
+        if getattr(args, name) != saved.get(name):
+            flag = name.replace("_", "-")
+            raise DataError(f"--{flag} is {saved.get(name)} in {args.resume} and cannot change")
+
+
 def as_flags(saved: dict, known: dict) -> list[str]:
     """Saved arguments as flags of a command line, so that argparse checks those of a resumed run too."""
     flags = []
