@@ -33,25 +33,15 @@ from tqdm import tqdm
 from data import DataError, make_parser, one_line_errors, runs
 from data.runs import at_least, below_one, between, not_empty, some_of
 
+MODES = 8
 BATCH = 512  # points a step, the authors'
 CHUNK = 10  # steps whose data are drawn at once, which is faster
 MEASURED = 2500  # points of a model for measure()
 DRAWN = 5120  # points of a panel of Figure 8
 MIN_POINTS = 20  # of MEASURED that make a mode hit
-MOST_MODES = 64  # at 100 even the mixture's own points miss 15 modes
 SNAPSHOT_EVERY = 5000  # steps between the columns of Figure 8, as in the authors' code
 MEASURES = ["d_loss", "g_loss", "modes", "share", "basins", "divergence"]  # the last four: see measure()
-FIXED = (  # arguments that --resume may not change
-    "losses",
-    "seed",
-    "seeds",
-    "z_dim",
-    "layout",
-    "modes",
-    "radius",
-    "std",
-    "doubled_mode",
-)
+FIXED = ("losses", "seed", "seeds", "z_dim", "radius", "std", "doubled_mode")  # --resume may not change them
 COLOURS = {"ls": "tab:red", "ls-110": "tab:purple", "sigmoid": "tab:blue"}
 INIT_G, INIT_D, BATCHES, EVALUATION, FIGURE1, TARGET = range(6)  # independent streams of random numbers
 
@@ -65,11 +55,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         "--figure", type=int, choices=[1, 2, 8], default=8, help="of the paper; 8 is the one that trains GANs"
     )
     add = parser.add_argument_group("data").add_argument
-    add("--layout", choices=["ring", "grid"], default="ring", help="arrangement of the modes")
-    add("--modes", type=between(2, MOST_MODES), default=8, help="number of modes, for a grid a square number")
-    add(
-        "--radius", type=between(1e-6, 1e6, float), default=1.0, help="of the ring; half the side of the grid"
-    )
+    add("--radius", type=between(1e-6, 1e6, float), default=1.0, help="of the ring of modes")
     add("--std", type=between(1e-6, 1e6, float), default=0.01, help="standard deviation of a mode")
     add(
         "--doubled-mode",
@@ -104,13 +90,11 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     def default_out(args: Namespace) -> str:
         if args.figure != 8:
             return f"runs/{Path(__file__).stem}-figure{args.figure}"
-        return f"runs/{Path(__file__).stem}-{args.layout}-{','.join(args.losses)}-seed{args.seed}"
+        return f"runs/{Path(__file__).stem}-ring-{','.join(args.losses)}-seed{args.seed}"
 
     args = runs.parse_args(parser, argv, default_out)
     if args.resume and args.figure != 8:
         parser.error(f"--figure {args.figure} trains nothing that --resume could go on with")
-    if args.layout == "grid" and round(args.modes**0.5) ** 2 != args.modes:
-        parser.error(f"--modes must be a square number for a grid; {args.modes} is not")
     if args.std < 1e-5 * args.radius:
         parser.error("--std must be at least 1e-5 of --radius: float32 would round the modes to a few points")
     return args
@@ -138,19 +122,16 @@ class Mixture(NamedTuple):
     std: float
 
 
-def make_mixture(layout="ring", modes=8, radius=1.0, std=0.01, doubled=True) -> Mixture:
-    """The mixture of Figure 8, by default.
+def make_mixture(radius=1.0, std=0.01, doubled=True) -> Mixture:
+    """A ring of modes; by default the mixture of Figure 8.
 
-    doubled: the top of a ring is twice as likely as the others, as in the authors' code, where
+    doubled: the top mode is twice as likely as the others, as in the authors' code, where
     linspace(0, 2 pi, 9) meets it at both ends. The paper does not say so.
     """
-    weights = torch.ones(modes)
-    if layout == "grid":
-        line = torch.linspace(-radius, radius, round(modes**0.5))
-        return Mixture(torch.cartesian_prod(line, line), weights / modes, std)
+    weights = torch.ones(MODES)
     if doubled:
         weights[0] = 2
-    angles = torch.arange(modes) * (2 * torch.pi / modes)
+    angles = torch.arange(MODES) * (2 * torch.pi / MODES)
     centres = radius * torch.stack([angles.sin(), angles.cos()], 1)
     return Mixture(centres, weights / weights.sum(), std)
 
@@ -363,13 +344,13 @@ def write_results(path: Path, losses: list[str], seeds: range, measures: dict[in
         file.write(("\n".join(lines) + "\n").encode())
 
 
-def write_table(path: Path, losses: list[str], seeds: range, step: int, values: Tensor, modes: int) -> None:
+def write_table(path: Path, losses: list[str], seeds: range, step: int, values: Tensor) -> None:
     """A table in Markdown of the measures [losses, seeds, 6] at one step."""
     n = len(seeds)
     which = f"seeds {seeds[0]} to {seeds[-1]}" if n > 1 else f"seed {seeds[0]}"
     columns = [
         "loss",
-        f"all {modes} modes hit",
+        f"all {MODES} modes hit",
         "modes hit",
         "share of points within 3 std",
         "all basins",
@@ -391,10 +372,10 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
         column = dict(zip(MEASURES, of_loss.T))
         cells = [
             loss,
-            runs.count_text(int((column["modes"] == modes).sum()), n),
+            runs.count_text(int((column["modes"] == MODES).sum()), n),
             spread(column["modes"]),
             spread(column["share"]),
-            runs.count_text(int((column["basins"] == modes).sum()), n),
+            runs.count_text(int((column["basins"] == MODES).sum()), n),
             runs.count_text(int((column["basins"] <= 1).sum()), n),
             spread(column["basins"]),
             spread(column["divergence"]),
@@ -712,7 +693,7 @@ def train(args: Namespace) -> None:
     out = Path(args.out)
     losses = args.losses
     seeds = range(args.seed, args.seed + args.seeds)
-    centres, weights, std = make_mixture(args.layout, args.modes, args.radius, args.std, args.doubled_mode)
+    centres, weights, std = make_mixture(args.radius, args.std, args.doubled_mode)
     target = Mixture(centres.to(device), weights.to(device), std)
 
     state = make_networks(args, device)
@@ -763,7 +744,7 @@ def train(args: Namespace) -> None:
 
         measures = log["measures"]
         write_results(out / "results.csv", losses, seeds, measures)
-        write_table(out / "table.md", losses, seeds, args.steps, measures[args.steps], args.modes)
+        write_table(out / "table.md", losses, seeds, args.steps, measures[args.steps])
         draw_curves(out / "curves.png", losses, measures)
         real = sample_mixture(target, DRAWN, torch_rng(args.seed, TARGET, device=device)).cpu()
         points = {**log["points"], "target": real.expand(len(losses), -1, -1)}  # the same for every loss

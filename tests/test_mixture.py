@@ -76,7 +76,7 @@ def test_parameter_counts():
 
 def test_defaults_are_the_authors():
     args = gm.parse_args([])
-    assert (args.modes, args.radius, args.std, args.doubled_mode) == (8, 1.0, 0.01, True)
+    assert (gm.MODES, args.radius, args.std, args.doubled_mode) == (8, 1.0, 0.01, True)
     assert (args.z_dim, gm.BATCH, args.lr_d, args.lr_g, args.beta1) == (256, 512, 1e-4, 1e-3, 0.5)
     assert (args.updates, args.seeds) == ("simultaneous", 10)
 
@@ -91,11 +91,7 @@ def test_modes_are_those_of_linspace_with_its_end():
 
 def test_other_mixtures():
     assert torch.allclose(gm.make_mixture(doubled=False).weights, torch.full((8,), 1 / 8))
-    centres, weights, _ = gm.make_mixture("grid", modes=9, radius=2.0)
-    assert {tuple(c) for c in centres.tolist()} == {
-        (x, y) for x in (-2.0, 0.0, 2.0) for y in (-2.0, 0.0, 2.0)
-    }
-    assert torch.allclose(weights, torch.full((9,), 1 / 9))
+    assert torch.allclose(gm.make_mixture(radius=2.0).centres, 2 * TARGET.centres)
 
 
 def test_initial_weights_are_orthogonal_of_gain_1_4_and_biases_zero():
@@ -368,7 +364,7 @@ def test_results_and_table(tmp_path):
     assert results[1] == "500,ls,3,0,0,8,0,8,0" and results[20] == "500,sigmoid,12,0,0,0,0,0,0"
     assert results[21] == "1000,ls,3,0,0,8,0,8,0" and len(results) == 41
 
-    gm.write_table(tmp_path / "table.md", losses, seeds, 500, values, modes=8)
+    gm.write_table(tmp_path / "table.md", losses, seeds, 500, values)
     caption, _, table = (tmp_path / "table.md").read_text().partition("\n\n")
     assert caption.startswith("Step 500, seeds 3 to 12.") and "untrained" in caption
     head, rule, ls, sigmoid = [line.strip("| ").split(" | ") for line in table.splitlines()]
@@ -658,8 +654,6 @@ def finished(tmp_path_factory):
         "--seed 1",
         "--seeds 3",
         "--z-dim 8",
-        "--layout grid --modes 9",
-        "--modes 4",
         "--radius 2",
         "--std 0.1",
         "--no-doubled-mode",
@@ -684,6 +678,13 @@ def test_resume_with_a_given_flag_goes_on_with_it_and_says_so(run, call, finishe
     assert state(tmp_path / "new")["args"]["updates"] == "alternating"
 
 
+def test_a_checkpoint_with_arguments_that_are_no_more_resumes(call, finished, tmp_path):
+    old = state(finished)
+    torch.save({**old, "args": {**old["args"], "layout": "ring", "modes": 8}}, tmp_path / "old.pt")
+    assert call(gm.main, "--resume", tmp_path / "old.pt", "--gpu", -1, "--steps", 2, "--out", "new")[0] == 0
+    assert state(Path("new"))["step"] == 2
+
+
 def test_run_directory_in_use(run, finished, tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/mine.txt").write_text("mine")
@@ -700,9 +701,9 @@ def test_default_run_directory(run, tmp_path):
     assert run("--steps", 2, "--seed", 3, "--resume")[0] == 0
 
 
-BAD = "--modes 1|--radius 0|--std 0|--std nan|--lr-g -1|--seeds 0|--steps 0|--measure-every 0|--z-dim 0"
-BAD += "|--seed -1|--modes 8 --layout grid|--losses ls,mse|--losses ls,|--updates both|--steps many|--step 3"
-BAD += "|--gpu 99|--gpu -2|--beta1 1|--beta1 nan|extra|--modes 100000000|--radius 1e38|--std inf|--std 1e7"
+BAD = "--radius 0|--std 0|--std nan|--lr-g -1|--seeds 0|--steps 0|--measure-every 0|--z-dim 0"
+BAD += "|--seed -1|--losses ls,mse|--losses ls,|--updates both|--steps many|--step 3"
+BAD += "|--gpu 99|--gpu -2|--beta1 1|--beta1 nan|extra|--radius 1e38|--std inf|--std 1e7"
 BAD += "|--std 1e-6|--losses ls,ls|--figure 3|--out |--resume "
 
 
