@@ -8,11 +8,11 @@
 
 Figure 1 takes half a minute, Figure 2 a second. Figure 8 comes with counts: table.md, results.csv and
 curves.png beside figure8.png. All losses and seeds train side by side as one batched network, each as it
-would alone, to rounding; but if one of them is no longer finite, the run ends for all.
+would alone, to rounding. If any model becomes non-finite, the whole run stops.
 
-Differences from the authors' code: losses are means over the batch (theirs, but for D's cross entropy, are
-sums; a constant factor hardly matters to Adam). Whether their updates are simultaneous or alternating is a
-race between threads; --updates chooses. Their code stops at 35,000 steps. Everything random is seeded.
+Differences from the authors' code: losses are means over the batch (theirs are sums, except D's cross
+entropy; a constant factor hardly matters to Adam). Their two updates run without a fixed order; --updates
+chooses one. Their code stops at 35,000 steps. Everything random is seeded.
 """
 
 import json
@@ -35,7 +35,7 @@ from data.runs import at_least, below_one, between, not_empty, some_of
 
 MODES = 8
 BATCH = 512  # points a step, the authors'
-CHUNK = 10  # steps whose data are drawn at once, which is faster
+CHUNK = 10  # steps whose data are drawn at once: fewer launches on a GPU
 MEASURED = 2500  # points of a model for measure()
 DRAWN = 5120  # points of a panel of Figure 8
 MIN_POINTS = 20  # of MEASURED that make a mode hit
@@ -58,10 +58,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--radius", type=between(1e-6, 1e6, float), default=1.0, help="of the ring of modes")
     add("--std", type=between(1e-6, 1e6, float), default=0.01, help="standard deviation of a mode")
     add(
-        "--doubled-mode",
-        action=BooleanOptionalAction,
-        default=True,
-        help="the top mode of a ring twice as likely",
+        "--doubled-mode", action=BooleanOptionalAction, default=True, help="make the top mode twice as likely"
     )
     add = parser.add_argument_group("model").add_argument
     add("--z-dim", type=at_least(1), default=256, help="dimension of the noise z")
@@ -69,7 +66,12 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     names = list(LOSSES)
     add("--losses", type=some_of(names), default="ls,sigmoid", help=f"any of {','.join(names)}")
     add = parser.add_argument_group("optimizer").add_argument
-    add("--updates", choices=["simultaneous", "alternating"], default="simultaneous", help="of D and G")
+    add(
+        "--updates",
+        choices=["simultaneous", "alternating"],
+        default="simultaneous",
+        help="order of D's and G's updates",
+    )
     add("--lr-d", type=at_least(0, float), default=1e-4, help="Adam's learning rate for D")
     add("--lr-g", type=at_least(0, float), default=1e-3, help="Adam's learning rate for G")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
@@ -309,8 +311,8 @@ def measure(points: Tensor, target: Mixture) -> Tensor:
 
     modes: how many have at least MIN_POINTS points within 3 std;
     share: the share of points within 3 std of a mode; 0.989 for true ones;
-    basins: how many have at least MIN_POINTS points within half the way to the next mode; with the default
-        mixture an untrained generator, a blob over everything, has them all;
+    basins: how many have at least MIN_POINTS points within half the smallest distance between two modes; with
+        the default mixture an untrained generator, a blob over everything, has them all;
     divergence: KL(shares of the points by their nearest mode || weights), in nats.
     """
     # By matrix products, cdist's default, a distance may be wrong by 1e-4.
@@ -431,9 +433,9 @@ def density(points: Tensor, grid: Tensor) -> Tensor:
 def draw_figure8(path: Path, losses: list[str], points: dict[int | str, Tensor], radius: float) -> None:
     """Figure 8 from {step or "target": points [losses, n, 2]} of the first seed, a column for each.
 
-    Two rows for each loss, the last loss above: by default the regular GAN, as in the paper. They are the
-    kernel estimate, and the points themselves, which show what the wide kernel hides. Axes: +-4 radii, as the
-    authors', and +-1.6.
+    Two rows for each loss, in reverse order of `losses`, so that by default the regular GAN is on top as in
+    the paper: the kernel estimate, and the points themselves, which show what the wide kernel hides. Axes:
+    +-4 radii, as the authors', and +-1.6.
     """
     figure = Figure(figsize=(1.2 * len(points), 2.5 * len(losses)), layout="constrained")
     rows = figure.subplots(2 * len(losses), len(points), squeeze=False)
@@ -505,7 +507,9 @@ def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.M
 
 
 def arrows(D: nn.Module, points: Tensor, loss_of_fake: Callable) -> Tensor:
-    """Minus the gradient of G's loss at points x [n, 2], same shape: the way in which it pulls each point."""
+    """Minus the gradient of G's loss at the fakes [n, 2]: the direction in which gradient descent
+    would move each.
+    """
     points = points.clone().requires_grad_()
     losses = loss_of_fake(D(points[None])[0])  # [n], one for each point
     (gradient,) = torch.autograd.grad(losses.sum(), points)
@@ -639,7 +643,10 @@ def due(step: int, every: int, last: int) -> bool:
 
 
 def make_networks(args: Namespace, device: torch.device) -> dict:
-    """All models and their optimizers, as at the beginning of a run. A seed starts equal with every loss."""
+    """All models and their optimizers, as at the beginning of a run.
+
+    A seed's weights are the same for every loss.
+    """
     models = len(args.losses) * args.seeds
     G = Generator(models, args.z_dim)
     D = Discriminator(models)
