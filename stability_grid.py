@@ -87,9 +87,8 @@ FIXED = (  # arguments that --resume may not change: all cells of a grid are mad
     "tf32",
 )
 FEATURES = {"random": 64, "classifier": 128, "inception": 2048}  # feature extractor: number of features
-QUICK = (
-    "--size 32 --width 16 --z-dim 64 --lr 1e-3 --batch-size 16 --steps 1600 --seeds 2 --sample-every 400"
-).split()
+# The defaults with --quick
+QUICK = dict(size=32, width=16, z_dim=64, lr=1e-3, batch_size=16, steps=1600, seeds=2, sample_every=400)
 
 
 # ---------------------------------------------------------------- settings
@@ -130,8 +129,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         choices=list(FEATURES),
         help="feature extractor for FID; unset: classifier if there are labels",
     )
-    # For --help only; below, QUICK takes its place.
-    add("--quick", action="store_true", default=argparse.SUPPRESS, help=f"short for {' '.join(QUICK)}")
+    add("--quick", action="store_true", help=f"short for {' '.join(runs.as_flags(QUICK, known=QUICK))}")
     add = parser.add_argument_group("model").add_argument
     add("--size", type=multiple_of(16), default=64, help="side of the pictures, a multiple of 16")
     add("--width", type=at_least(1), default=64, help="channels of D's first layer; scales all others")
@@ -159,12 +157,10 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         data, losses = Path(os.path.abspath(args.data)).name, ",".join(args.losses)
         return f"runs/{Path(__file__).stem}-{data}-{losses}-seed{args.seed}"
 
-    given = sys.argv[1:] if argv is None else [str(word) for word in argv]
-    words = [word for word in given if word != "--quick"]
-    resumes = any(word.partition("=")[0] == "--resume" for word in words)
-    if "--quick" in given and not resumes:  # a grid that is resumed has its values already
-        words = QUICK + words  # what is given comes later and wins
-    args = runs.parse_args(parser, words, default_out)
+    argv = sys.argv[1:] if argv is None else argv
+    if "--quick" in argv:
+        parser.set_defaults(**QUICK)
+    args = runs.parse_args(parser, argv, default_out)
     if args.resume and Path(args.resume).resolve() != Path(args.out, "last.pt").resolve():
         raise DataError(
             f"--resume goes on in a grid's folder, from its last.pt: not {args.resume} in {args.out}"

@@ -28,7 +28,8 @@ from data import DataError
 
 LOG_COLUMNS = ("step", "d_loss", "g_loss", "d_real", "d_fake", "images_per_second", "seconds")
 LOG_HEADER = ",".join(LOG_COLUMNS) + "\n"
-NOT_OF_THE_RUN = {"gpu", "out", "resume", "sample", "n", "text"}  # arguments that no checkpoint keeps
+# Arguments that no checkpoint keeps
+NOT_OF_THE_RUN = {"gpu", "out", "quick", "resume", "sample", "n", "text"}
 
 
 # ---------------------------------------------------------------- arguments
