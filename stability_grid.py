@@ -264,12 +264,15 @@ class Discriminator(nn.Sequential):
             raise ValueError(f"size must be a multiple of 16, not {size}")
         stages = 4 if size >= 64 else 3
         side = size // 2**stages
-        channels = [3] + [width * 2**i for i in range(stages)]  # 3, 64, 128, 256, 512
-        layers = []
+        channels = [width * 2**i for i in range(stages)]  # 64, 128, 256, 512
+        layers = [
+            nn.Conv2d(3, width, 5, stride=2, padding=2),  # 64 x 32 x 32, no BN
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
         for c_in, c_out in zip(channels, channels[1:]):
-            # 64 x 32 x 32, 128 x 16 x 16, 256 x 8 x 8, 512 x 4 x 4
+            # 128 x 16 x 16, 256 x 8 x 8, 512 x 4 x 4
             layers.append(nn.Conv2d(c_in, c_out, 5, stride=2, padding=2))
-            if bn and len(layers) > 1:  # not after the first convolution
+            if bn:
                 layers.append(nn.BatchNorm2d(c_out))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         super().__init__(
