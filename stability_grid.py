@@ -729,8 +729,7 @@ def write_report(out: Path, cells: list[Cell], steps: int, judge: Judge, about: 
     of table.md.
     """
     with filelock.FileLock(out / ".report.lock"):  # one process after another
-        groups = unique(cell[:3] for cell in cells)  # in this order, whichever cell finishes first
-        logs = finished(out, sorted(cells, key=lambda cell: groups.index(cell[:3])), steps)
+        logs = finished(out, cells, steps)
         missing = len(cells) - len(logs)
         if not logs:
             return "no cell is finished yet", missing
@@ -832,12 +831,12 @@ def open_data(args: Namespace, device: torch.device) -> tuple[Tensor | Images, I
 
 
 def list_cells(args: Namespace) -> list[Cell]:
-    """All cells of the grid, seed after seed."""
+    """All cells of the grid, in the order of its tables."""
     cells = []
-    for seed in range(args.seed, args.seed + args.seeds):
-        for setting in args.settings:
-            for optimizer in args.optimizers:
-                for loss in args.losses:
+    for setting in args.settings:
+        for optimizer in args.optimizers:
+            for loss in args.losses:
+                for seed in range(args.seed, args.seed + args.seeds):
                     cells.append(Cell(setting, optimizer, loss, seed))
     return cells
 
@@ -913,7 +912,7 @@ def train(args: Namespace) -> None:
         todo = [cell for cell in cells[rank::world] if cell not in done]
         with runs.catch_signals() as caught:
             table, missing = write_report(out, cells, args.steps, judge, about)
-            for seed in unique(cell.seed for cell in todo):
+            for seed in sorted({cell.seed for cell in todo}):
                 mine = [cell for cell in todo if cell.seed == seed]
                 with open_cells(out, mine, bool(args.resume)):
                     train_cells(mine, args, pictures, judge, device, caught)

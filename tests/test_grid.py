@@ -461,7 +461,7 @@ def test_a_process_that_prints_a_table_prints_all_of_it(run, monkeypatch):
 
 def test_a_process_that_dies_keeps_no_other_waiting(run, tmp_path):
     ranks, outputs = launch_ranks(tmp_path, *SHARED)
-    wait_for("seed0  step 2 ", outputs[1], ranks[1])
+    wait_for("seed1  step 2 ", outputs[1], ranks[1])
     os.killpg(ranks[1].pid, signal.SIGKILL)
     assert finish(*ranks) == [0, -signal.SIGKILL]
     assert "4 cells of other ranks are not finished" in outputs[0].read_text()
