@@ -819,15 +819,18 @@ def due(step: int, every: int, last: int) -> bool:
     return every > 0 and (step % every == 0 or step == last)
 
 
-def open_data(args: Namespace, device: torch.device) -> tuple[Tensor | Images, Images]:
-    """The pictures, a tensor on the device, or `images` itself if that is above IN_MEMORY; and `images`."""
+def open_data(args: Namespace, device: torch.device) -> tuple[Tensor | Images, np.ndarray | None, str]:
+    """The pictures, their labels if they have any, and their fingerprint.
+
+    Up to IN_MEMORY bytes of pictures are decoded onto the device; more are returned as Images.
+    """
     images = open_images(args.data, args.size, args.fit, args.limit or None)
     if args.batch_size > len(images):
         raise DataError(f"--batch-size {args.batch_size} is larger than the data: {len(images)} pictures")
     if images.nbytes <= IN_MEMORY:
-        return decode_all(images).to(device), images
+        return decode_all(images).to(device), images.labels, images.fingerprint
     runs.check_shared_memory(args.workers, args.batch_size * images.nbytes // len(images))
-    return images, images
+    return images, images.labels, images.fingerprint
 
 
 def list_cells(args: Namespace) -> list[Cell]:
@@ -855,7 +858,7 @@ def open_cells(out: Path, cells: list[Cell], resume: bool) -> Iterator[None]:
 def check_resume(args: Namespace) -> dict:
     """The checkpoint of --resume. Raises DataError if no grid with these arguments can go on from it."""
     checkpoint = runs.load_checkpoint(args.resume)
-    if "settings" not in checkpoint["args"] or "G" in checkpoint:  # of another script, or of a cell
+    if "settings" not in checkpoint["args"] or "data" not in checkpoint:  # of another script, or of a cell
         raise DataError(f"{args.resume} is not the last.pt of a grid")
     runs.check_unchanged(args, checkpoint["args"], FIXED)
     steps = checkpoint["args"]["steps"]
@@ -883,11 +886,11 @@ def train(args: Namespace) -> None:
     if args.graph and device.type != "cuda":
         raise DataError("--graph needs a GPU")
     runs.set_arithmetic(args.tf32)
-    checkpoint = check_resume(args) if args.resume else {}
-    pictures, images = open_data(args, device)
-    if checkpoint.get("data") not in (None, images.fingerprint):
+    checkpoint = check_resume(args) if args.resume else None
+    pictures, labels, fingerprint = open_data(args, device)
+    if checkpoint and checkpoint["data"] != fingerprint:
         raise DataError(f"the data of {args.data} are not those of {args.resume}, and cannot change")
-    args.extractor = choose_extractor(args.extractor, pictures, images.labels)
+    args.extractor = choose_extractor(args.extractor, pictures, labels)
     cells = list_cells(args)
     out = Path(args.out)
     rank, world = join_processes()
@@ -898,13 +901,13 @@ def train(args: Namespace) -> None:
         saved = runs.saved_args(args)
         if rank == 0:
             # Arguments only, for --resume: the weights are in the cells' own checkpoints.
-            runs.save_checkpoint(out / "last.pt", {}, args=saved, step=0, log=[], data=images.fingerprint)
+            runs.save_checkpoint(out / "last.pt", {}, args=saved, step=0, log=[], data=fingerprint)
             with runs.write_file(out / "args.json") as file:
                 file.write(json.dumps(saved, indent=1).encode())
 
-        judge = Judge(pictures, images.labels, args.extractor, args, device)
+        judge = Judge(pictures, labels, args.extractor, args, device)
         flags = shlex.join(runs.as_flags(saved, known=saved))
-        about = f"{len(images):,} pictures, {device}, torch {torch.__version__}, {flags}"
+        about = f"{len(pictures):,} pictures, {device}, torch {torch.__version__}, {flags}"
         if rank == 0:
             print(f"{out}: {about}\n{judge.describe()}", flush=True)
 
