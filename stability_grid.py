@@ -506,8 +506,8 @@ class Judge:
 
 
 # ---------------------------------------------------------------- cells
-LOSSES_OF_A_STEP = ("d_loss", "g_loss", "d_real", "d_fake")  # what train_step returns
-COLUMNS = ("step", *LOSSES_OF_A_STEP, "FID", "KID", "IS", "precision", "recall", "diversity")
+STEP_VALUES = ("d_loss", "g_loss", "d_real", "d_fake")  # what train_step returns
+COLUMNS = ("step", *STEP_VALUES, "FID", "KID", "IS", "precision", "recall", "diversity")
 
 
 class Cell(NamedTuple):
@@ -519,7 +519,7 @@ class Cell(NamedTuple):
     seed: int
 
 
-@dataclass
+@dataclass(eq=False)  # so that list.remove compares identity
 class Run:
     """A cell in training. update: train_step of real and z. rows: the lines of its log.csv, header first."""
 
@@ -550,9 +550,8 @@ def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
         net.to(device, memory_format=torch.channels_last)
     # Over a batch the authors average the sigmoid loss and sum least squares; we average both.
     scale = 1 if cell.loss == "sigmoid" else args.batch_size
-    settings = cell.optimizer, args.lr, args.beta1, args.rmsprop, scale
-    opt_g = make_optimizer(G.parameters(), *settings)
-    opt_d = make_optimizer(D.parameters(), *settings)
+    opt_g = make_optimizer(G.parameters(), cell.optimizer, args.lr, args.beta1, args.rmsprop, scale)
+    opt_d = make_optimizer(D.parameters(), cell.optimizer, args.lr, args.beta1, args.rmsprop, scale)
     state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
     step, rows = 0, [",".join(COLUMNS) + "\n"]
     path = folder(args.out, cell) / "last.pt"
@@ -604,7 +603,7 @@ def write_log(run: Run) -> None:
 
 def add_row(run: Run, measured: dict[str, float]) -> None:
     """Adds the losses and what was measured at this step to the log, nan for what was not, and shows it."""
-    found = dict(zip(LOSSES_OF_A_STEP, run.losses.tolist())) | measured
+    found = dict(zip(STEP_VALUES, run.losses.tolist())) | measured
     row, shown = [str(run.step)], [run.folder.name, f"step {run.step}"]
     for name in COLUMNS[1:]:
         value = found.get(name, math.nan)
@@ -650,19 +649,19 @@ def train_cells(
     for step, batch in zip(bar, batches):
         real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last
         z = runs.to_device(noise(args.batch_size, args.z_dim, seed, Z, step), device)
-        at_work = [run for run in active if run.step < step]  # after a kill some may be ahead of others
-        for run in at_work:
+        behind = [run for run in active if run.step < step]  # after a kill some cells may be ahead
+        for run in behind:
             run.losses = run.update(real, z)
             run.step = step
         # Up to here nothing waits for the device.
 
         stopped = bool(caught)  # read once, so that the two tests below agree
         if due(step, args.sample_every, args.steps):
-            for run in at_work:
+            for run in behind:
                 if not record(run, fixed_z, judge, args):
                     active.remove(run)
         elif stopped:
-            for run in at_work:
+            for run in behind:
                 if is_finite(run):
                     save_cell(run, args)
         if stopped or not active:
