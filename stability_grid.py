@@ -406,10 +406,10 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
 VERDICTS = ("learned", "degraded", "collapsed", "diverged")
 RULE = (
     "Relative FID is log(FID / real) / log(untrained / real): 0 for other real pictures, 1 for an untrained"
-    " generator. The first that fits: diverged (not finite), collapsed (relative FID below 0.95 and diversity"
-    " below 0.5, that is, pictures that differ less than half as much as real ones), learned (relative FID"
-    " below 0.3), degraded (below 0.6), diverged (anything else: noise, which lies at 0.65 or higher, too"
-    " little training, or one picture again and again, farther off than an untrained generator's)."
+    " generator. The first that fits counts. Diverged: not finite. Collapsed: relative FID below 0.95 and"
+    " diversity below 0.5 (pictures differ less than half as much as real ones). Learned: relative FID below"
+    " 0.3. Degraded: below 0.6. Diverged: the rest (noise, too little training, or copies of one picture as"
+    " far off as an untrained generator's)."
 )
 
 
