@@ -10,12 +10,12 @@ A cell is one run: a setting, an optimizer, a loss and a seed. Settings: bn_g ha
 bn_gd in neither network, bn has it in both. Writes table.md, figure7.png, results.csv (a row for each
 finished cell), and a folder for each cell with its log.csv, last.pt and samples/.
 
-Needs 512 pictures or more. Differences from the authors' code: losses are means over the batch; where theirs
-are sums, our copy of TensorFlow's RMSProp multiplies the gradients by the batch size. Padding, BN's variance
-and the single forward pass of G are as in lsgan_scenes.py. bn_gd with RMSProp: theirs took ls-110,
-though the paper says ls. 20,000 steps; theirs stops at 5,000,000, and the paper does not say. Below 64 pixels
-the networks have three stages, not four. An epoch is a permutation of the data, theirs a shuffle buffer of
-10,000 pictures.
+Needs 512 pictures or more. Differences from the authors' code: losses are means over the batch. Where theirs
+are sums, our RMSProp (TensorFlow's rule) multiplies gradients by the batch size. Padding, BN's variance and
+the single forward pass of G are as in lsgan_scenes.py. For bn_gd with RMSProp their code uses ls-110, the
+paper ls. Their code stops at 5,000,000 steps and the paper gives no number; our default is 20,000. Below 64
+pixels the networks have three stages, not four. Every epoch is a new permutation of the data; theirs uses a
+shuffle buffer of 10,000 pictures.
 """
 
 import argparse
@@ -93,7 +93,7 @@ QUICK = dict(size=32, width=16, z_dim=64, lr=1e-3, batch_size=16, steps=1600, se
 
 # ---------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> Namespace:
-    """The command line `argv`, by default the program's own; on --resume a checkpoint gives the defaults.
+    """Parses argv, by default sys.argv[1:]. With --resume the checkpoint gives the defaults.
 
     Raises DataError for a --resume that is not the last.pt in --out.
     """
@@ -455,10 +455,10 @@ def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.nda
 
 
 class Judge:
-    """Compares pictures of a cell with as many real ones, and says what became of it.
+    """Judges a cell by comparing n of its pictures with n real ones.
 
-    n: how many. reference: indices of the real ones. fid_real: the FID of other real pictures. fid_untrained:
-    that of an untrained generator.
+    reference: indices of the real ones. fid_real: the FID of other real pictures. fid_untrained: that of an
+    untrained generator.
     """
 
     def __init__(
@@ -533,12 +533,12 @@ class Run:
 
 
 def folder(out: Path | str, cell: Cell) -> Path:
-    """Where the files of a cell are."""
+    """The folder of a cell."""
     return Path(out, f"{cell.setting}-{cell.optimizer}-{cell.loss}-seed{cell.seed}")
 
 
 def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
-    """A cell at its beginning or, if it has a checkpoint, where that was saved."""
+    """A new cell, or the one saved in its folder."""
     g_has_bn, d_has_bn = SETTINGS[cell.setting]
     with torch.random.fork_rng(devices=[]):  # new layers draw weights from the global generator
         G = Generator(args.size, args.width, args.z_dim, g_has_bn)
@@ -636,7 +636,10 @@ def train_cells(
     device: torch.device,
     caught: list[int],
 ) -> None:
-    """Trains cells of one seed side by side, as they share pictures and z, until `caught` holds a signal."""
+    """Trains the cells of one seed together, so that they share pictures and z.
+
+    Stops early once `caught` holds a signal.
+    """
     active = [start_cell(cell, args, device) for cell in cells]  # those that are finite
     seed = cells[0].seed
     start = min(run.step for run in active)
@@ -689,8 +692,8 @@ def unique(items: Iterable) -> list:
 def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
     """Markdown: a line for each setting, optimizer and loss.
 
-    How many seeds got which verdict (learned with its 95% Wilson interval), mean and deviation of the scores
-    over the seeds whose scores are finite, and what the paper says.
+    How many seeds got which verdict (learned with its 95% Wilson interval), mean and standard deviation of
+    the scores over the seeds whose scores are finite, and what the paper says.
     """
     scores = ["FID"]
     if not all(np.isnan(log["IS"][-1]) for log in logs.values()):
@@ -709,7 +712,7 @@ def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
 
 
 def mean_and_deviation(values: list[float]) -> str:
-    """'mean ± deviation' of the finite values, with '(k of n)' if some are not; '-' if none is."""
+    """'mean ± standard deviation' of the finite values, with '(k of n)' if some are not; '-' if none is."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return "-"
