@@ -873,7 +873,7 @@ def join_processes() -> tuple[int, int]:
     """(rank, number of processes): (0, 1), unless torchrun started this process as one of several."""
     if not runs.started_by_torchrun():
         return 0, 1
-    dist.init_process_group("gloo")  # with GPUs too: the processes only wait for each other, once
+    dist.init_process_group("gloo")  # with GPUs too: the processes only wait for each other
     return dist.get_rank(), dist.get_world_size()
 
 
@@ -898,14 +898,15 @@ def train(args: Namespace) -> None:
     rank, world = join_processes()
 
     with runs.open_run(out, args.resume, rank):
-        if dist.is_initialized():  # rank 0 has opened `out`; from here on nobody waits for another
-            dist.destroy_process_group()
         saved = runs.saved_args(args)
         if rank == 0:
             # Arguments only, for --resume: the weights are in the cells' own checkpoints.
             runs.save_checkpoint(out / "last.pt", {}, args=saved, step=0, log=[], data=fingerprint)
             with runs.write_file(out / "args.json") as file:
                 file.write(json.dumps(saved, indent=1).encode())
+        if dist.is_initialized():
+            dist.barrier()  # rank 0 has written last.pt; from here on nobody waits for another
+            dist.destroy_process_group()
 
         judge = Judge(pictures, labels, args.extractor, args, device)
         flags = shlex.join(runs.as_flags(saved, known=saved))

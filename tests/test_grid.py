@@ -507,6 +507,15 @@ def test_if_rank_0_finds_another_process_at_work_no_rank_trains(begun, tmp_path)
     assert contents("out") == begun
 
 
+def test_without_a_checkpoint_of_the_grid_no_rank_trains(run, tmp_path):
+    Path("out/last.pt.tmp").mkdir(parents=True)  # so that rank 0 cannot write
+    ranks, outputs = launch_ranks(tmp_path, *SHARED)
+    codes = finish(*ranks)
+    assert codes[0] == 2 and codes[1] > 0
+    assert "out/last.pt cannot be written" in outputs[0].read_text()
+    assert not list(Path("out").glob("bn*"))
+
+
 def test_no_process_writes_into_a_cell_of_another(run):
     """As when a rank of a run whose rank 0 has died still trains."""
     assert run("--steps 1 --seeds 1 --losses ls")[0] == 0
