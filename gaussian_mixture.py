@@ -8,11 +8,11 @@
 
 Figure 1 takes half a minute, Figure 2 a second. Figure 8 comes with counts: table.md, results.csv and
 curves.png beside figure8.png. All losses and seeds train side by side as one batched network, each as it
-would alone, to rounding; but if one of them is no longer finite, the run ends for all.
+would alone, to rounding. If any model becomes non-finite, the whole run stops.
 
-Differences from the authors' code: losses are means over the batch (theirs, but for D's cross entropy, are
-sums; a constant factor hardly matters to Adam). Whether their updates are simultaneous or alternating is a
-race between threads; --updates chooses. Their code stops at 35,000 steps. Everything random is seeded.
+Differences from the authors' code: losses are means over the batch (theirs are sums, except D's cross
+entropy; a constant factor hardly matters to Adam). Their two updates run without a fixed order; --updates
+chooses one. Their code stops at 35,000 steps. Everything random is seeded.
 """
 
 import json
@@ -33,25 +33,15 @@ from tqdm import tqdm
 from data import DataError, make_parser, one_line_errors, runs
 from data.runs import at_least, below_one, between, not_empty, some_of
 
+MODES = 8
 BATCH = 512  # points a step, the authors'
-CHUNK = 10  # steps whose data are drawn at once, which is faster
+CHUNK = 10  # steps whose data are drawn at once: fewer launches on a GPU
 MEASURED = 2500  # points of a model for measure()
 DRAWN = 5120  # points of a panel of Figure 8
 MIN_POINTS = 20  # of MEASURED that make a mode hit
-MOST_MODES = 64  # at 100 even the mixture's own points miss 15 modes
 SNAPSHOT_EVERY = 5000  # steps between the columns of Figure 8, as in the authors' code
 MEASURES = ["d_loss", "g_loss", "modes", "share", "basins", "divergence"]  # the last four: see measure()
-FIXED = (  # arguments that --resume may not change
-    "losses",
-    "seed",
-    "seeds",
-    "z_dim",
-    "layout",
-    "modes",
-    "radius",
-    "std",
-    "doubled_mode",
-)
+FIXED = ("losses", "seed", "seeds", "z_dim", "radius", "std", "doubled_mode")  # --resume may not change them
 COLOURS = {"ls": "tab:red", "ls-110": "tab:purple", "sigmoid": "tab:blue"}
 INIT_G, INIT_D, BATCHES, EVALUATION, FIGURE1, TARGET = range(6)  # independent streams of random numbers
 
@@ -65,17 +55,10 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         "--figure", type=int, choices=[1, 2, 8], default=8, help="of the paper; 8 is the one that trains GANs"
     )
     add = parser.add_argument_group("data").add_argument
-    add("--layout", choices=["ring", "grid"], default="ring", help="arrangement of the modes")
-    add("--modes", type=between(2, MOST_MODES), default=8, help="number of modes, for a grid a square number")
-    add(
-        "--radius", type=between(1e-6, 1e6, float), default=1.0, help="of the ring; half the side of the grid"
-    )
+    add("--radius", type=between(1e-6, 1e6, float), default=1.0, help="of the ring of modes")
     add("--std", type=between(1e-6, 1e6, float), default=0.01, help="standard deviation of a mode")
     add(
-        "--doubled-mode",
-        action=BooleanOptionalAction,
-        default=True,
-        help="the top mode of a ring twice as likely",
+        "--doubled-mode", action=BooleanOptionalAction, default=True, help="make the top mode twice as likely"
     )
     add = parser.add_argument_group("model").add_argument
     add("--z-dim", type=at_least(1), default=256, help="dimension of the noise z")
@@ -83,7 +66,12 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     names = list(LOSSES)
     add("--losses", type=some_of(names), default="ls,sigmoid", help=f"any of {','.join(names)}")
     add = parser.add_argument_group("optimizer").add_argument
-    add("--updates", choices=["simultaneous", "alternating"], default="simultaneous", help="of D and G")
+    add(
+        "--updates",
+        choices=["simultaneous", "alternating"],
+        default="simultaneous",
+        help="order of D's and G's updates",
+    )
     add("--lr-d", type=at_least(0, float), default=1e-4, help="Adam's learning rate for D")
     add("--lr-g", type=at_least(0, float), default=1e-3, help="Adam's learning rate for G")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
@@ -104,13 +92,11 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     def default_out(args: Namespace) -> str:
         if args.figure != 8:
             return f"runs/{Path(__file__).stem}-figure{args.figure}"
-        return f"runs/{Path(__file__).stem}-{args.layout}-{','.join(args.losses)}-seed{args.seed}"
+        return f"runs/{Path(__file__).stem}-ring-{','.join(args.losses)}-seed{args.seed}"
 
     args = runs.parse_args(parser, argv, default_out)
     if args.resume and args.figure != 8:
         parser.error(f"--figure {args.figure} trains nothing that --resume could go on with")
-    if args.layout == "grid" and round(args.modes**0.5) ** 2 != args.modes:
-        parser.error(f"--modes must be a square number for a grid; {args.modes} is not")
     if args.std < 1e-5 * args.radius:
         parser.error("--std must be at least 1e-5 of --radius: float32 would round the modes to a few points")
     return args
@@ -138,19 +124,16 @@ class Mixture(NamedTuple):
     std: float
 
 
-def make_mixture(layout="ring", modes=8, radius=1.0, std=0.01, doubled=True) -> Mixture:
-    """The mixture of Figure 8, by default.
+def make_mixture(radius=1.0, std=0.01, doubled=True) -> Mixture:
+    """A ring of modes; by default the mixture of Figure 8.
 
-    doubled: the top of a ring is twice as likely as the others, as in the authors' code, where
+    doubled: the top mode is twice as likely as the others, as in the authors' code, where
     linspace(0, 2 pi, 9) meets it at both ends. The paper does not say so.
     """
-    weights = torch.ones(modes)
-    if layout == "grid":
-        line = torch.linspace(-radius, radius, round(modes**0.5))
-        return Mixture(torch.cartesian_prod(line, line), weights / modes, std)
+    weights = torch.ones(MODES)
     if doubled:
         weights[0] = 2
-    angles = torch.arange(modes) * (2 * torch.pi / modes)
+    angles = torch.arange(MODES) * (2 * torch.pi / MODES)
     centres = radius * torch.stack([angles.sin(), angles.cos()], 1)
     return Mixture(centres, weights / weights.sum(), std)
 
@@ -230,11 +213,15 @@ class Discriminator(nn.Sequential):
         )
 
 
-def init_weights(net: nn.Module, generators: list[torch.Generator]) -> None:
-    """Orthogonal weights of gain 1.4, as in the authors' code; biases 0. generators: one for each model."""
+def init_weights(net: nn.Module, generators: list[torch.Generator] | None = None) -> None:
+    """Orthogonal weights of gain 1.4, as in the authors' code; biases 0.
+
+    generators: one for each model; None: the global one for all.
+    """
     for layer in net.modules():
         if isinstance(layer, BatchedLinear):
-            for weight, generator in zip(layer.weight.data, generators, strict=True):
+            models = len(layer.weight)
+            for weight, generator in zip(layer.weight.data, generators or [None] * models, strict=True):
                 nn.init.orthogonal_(weight, gain=1.4, generator=generator)
             nn.init.zeros_(layer.bias)
 
@@ -279,20 +266,20 @@ def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneou
     """
     if updates not in ("simultaneous", "alternating"):
         raise ValueError(f"updates must be simultaneous or alternating, not {updates!r}")
-    by_loss = len(losses), -1  # models -> losses, seeds
-    fake = G(z.repeat(len(losses), 1, 1))
-    d_real = D(real.repeat(len(losses), 1, 1)).unflatten(0, by_loss)  # [losses, seeds, B]
-    d_fake = D(fake).unflatten(0, by_loss)
-    d_loss = torch.cat([discriminator_loss(d_real[i], d_fake[i], loss) for i, loss in enumerate(losses)])
+    n = len(losses)
+    fake = G(z.repeat(n, 1, 1))
+    d_real = D(real.repeat(n, 1, 1)).chunk(n)  # [seeds, B] for each loss
+    d_fake = D(fake).chunk(n)
+    d_loss = torch.cat(list(map(discriminator_loss, d_real, d_fake, losses)))  # [models]
     opt_d.zero_grad()
     # No model's loss depends on another's weights: the gradient of the sum holds that of each. inputs: G gets
-    # no gradient of D's loss. retain_graph: G's loss goes back through the same D(fake).
-    d_loss.sum().backward(inputs=list(D.parameters()), retain_graph=updates == "simultaneous")
+    # no gradient of D's loss. retain_graph: simultaneous updates go back through the same D(fake) for G.
+    d_loss.sum().backward(inputs=list(D.parameters()), retain_graph=True)
     if updates == "alternating":
         opt_d.step()
-        d_fake = D(fake).unflatten(0, by_loss)
+        d_fake = D(fake).chunk(n)
 
-    g_loss = torch.cat([generator_loss(d_fake[i], loss) for i, loss in enumerate(losses)])
+    g_loss = torch.cat(list(map(generator_loss, d_fake, losses)))
     opt_g.zero_grad()
     g_loss.sum().backward(inputs=list(G.parameters()))
     if updates == "simultaneous":
@@ -324,8 +311,8 @@ def measure(points: Tensor, target: Mixture) -> Tensor:
 
     modes: how many have at least MIN_POINTS points within 3 std;
     share: the share of points within 3 std of a mode; 0.989 for true ones;
-    basins: how many have at least MIN_POINTS points within half the way to the next mode; with the default
-        mixture an untrained generator, a blob over everything, has them all;
+    basins: how many have at least MIN_POINTS points within half the smallest distance between two modes; with
+        the default mixture an untrained generator, a blob over everything, has them all;
     divergence: KL(shares of the points by their nearest mode || weights), in nats.
     """
     # By matrix products, cdist's default, a distance may be wrong by 1e-4.
@@ -359,26 +346,26 @@ def write_results(path: Path, losses: list[str], seeds: range, measures: dict[in
         file.write(("\n".join(lines) + "\n").encode())
 
 
-def write_table(path: Path, losses: list[str], seeds: range, step: int, values: Tensor, modes: int) -> None:
+def write_table(path: Path, losses: list[str], seeds: range, step: int, values: Tensor) -> None:
     """A table in Markdown of the measures [losses, seeds, 6] at one step."""
     n = len(seeds)
     which = f"seeds {seeds[0]} to {seeds[-1]}" if n > 1 else f"seed {seeds[0]}"
     columns = [
         "loss",
-        f"all {modes} modes hit",
+        f"all {MODES} modes hit",
         "modes hit",
         "share of points within 3 std",
         "all basins",
         "one basin or none",
         "basins",
-        "divergence",
+        "KL to the mixture's weights, nats",
     ]
     lines = [
-        f"Step {step}, {which}. In each cell the number of seeds with its 95%",
-        "Wilson interval, or the mean over seeds (minimum to maximum). A mode is hit if at least",
-        f"{MIN_POINTS} of {MEASURED:,} points lie within 3 standard deviations of it, its basin if as many",
-        "lie within half the way to the next mode. With the default mixture and z an untrained generator has",
-        "all basins, so they show what was lost, not what was learned.",
+        f"Step {step}, {which}. Counts are of seeds, with 95% Wilson intervals; the rest are means over",
+        f"seeds (minimum to maximum). A mode is hit if at least {MIN_POINTS} of {MEASURED:,} points lie",
+        f"within 3 standard deviations of it; its basin, if at least {MIN_POINTS} lie within half the",
+        "smallest distance between two modes. With the default mixture and z an untrained generator covers",
+        "all basins, so basins show what was lost, not what was learned.",
         "",
         f"| {' | '.join(columns)} |",
         "|---" * len(columns) + "|",
@@ -387,10 +374,10 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
         column = dict(zip(MEASURES, of_loss.T))
         cells = [
             loss,
-            runs.count_text(int((column["modes"] == modes).sum()), n),
+            runs.count_text(int((column["modes"] == MODES).sum()), n),
             spread(column["modes"]),
             spread(column["share"]),
-            runs.count_text(int((column["basins"] == modes).sum()), n),
+            runs.count_text(int((column["basins"] == MODES).sum()), n),
             runs.count_text(int((column["basins"] <= 1).sum()), n),
             spread(column["basins"]),
             spread(column["divergence"]),
@@ -398,6 +385,15 @@ def write_table(path: Path, losses: list[str], seeds: range, step: int, values: 
         lines.append(f"| {' | '.join(cells)} |")
     with runs.write_file(path) as file:
         file.write(("\n".join(lines) + "\n").encode())
+
+
+# ---------------------------------------------------------------- figures
+def save_figure(figure: Figure, path: Path, **settings) -> None:
+    """Writes a figure as PNG, and makes its folder. settings: those of savefig."""
+    runs.make_folder(path.parent)
+    with runs.write_file(path) as file:
+        figure.savefig(file, format="png", **settings)
+    print(f"wrote {path}")
 
 
 # ---------------------------------------------------------------- Figure 8
@@ -419,8 +415,7 @@ def draw_curves(path: Path, losses: list[str], measures: dict[int, Tensor]) -> N
             axes.fill_between(list(measures), quarter, three_quarters, alpha=0.2, color=COLOURS[loss])
         axes.set(xlabel="step", title=title, ylim=(0, None))
     axes.legend()
-    with runs.write_file(path) as file:
-        figure.savefig(file)
+    save_figure(figure, path)
 
 
 def density(points: Tensor, grid: Tensor) -> Tensor:
@@ -438,9 +433,9 @@ def density(points: Tensor, grid: Tensor) -> Tensor:
 def draw_figure8(path: Path, losses: list[str], points: dict[int | str, Tensor], radius: float) -> None:
     """Figure 8 from {step or "target": points [losses, n, 2]} of the first seed, a column for each.
 
-    Two rows for each loss, the last loss above: by default the regular GAN, as in the paper. They are the
-    kernel estimate, and the points themselves, which show what the wide kernel hides. Axes: +-4 radii, as the
-    authors', and +-1.6.
+    Two rows for each loss, in reverse order of `losses`, so that by default the regular GAN is on top as in
+    the paper: the kernel estimate, and the points themselves, which show what the wide kernel hides. Axes:
+    +-4 radii, as the authors', and +-1.6.
     """
     figure = Figure(figsize=(1.2 * len(points), 2.5 * len(losses)), layout="constrained")
     rows = figure.subplots(2 * len(losses), len(points), squeeze=False)
@@ -457,8 +452,7 @@ def draw_figure8(path: Path, losses: list[str], points: dict[int | str, Tensor],
     for axes in rows.flat:
         axes.set(xticks=[], yticks=[], aspect="equal")
         axes.label_outer()
-    with runs.write_file(path) as file:
-        figure.savefig(file, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 # ---------------------------------------------------------------- Figures 1 and 2
@@ -513,7 +507,9 @@ def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.M
 
 
 def arrows(D: nn.Module, points: Tensor, loss_of_fake: Callable) -> Tensor:
-    """Minus the gradient of G's loss at points x [n, 2], same shape: the way in which it pulls each point."""
+    """Minus the gradient of G's loss at the fakes [n, 2]: the direction in which gradient descent
+    would move each.
+    """
     points = points.clone().requires_grad_()
     losses = loss_of_fake(D(points[None])[0])  # [n], one for each point
     (gradient,) = torch.autograd.grad(losses.sum(), points)
@@ -584,7 +580,7 @@ def draw_figure1(path: Path, discriminators: dict[str, nn.Module], clouds: dict,
         axes.text(4, -0.4, "far fakes", color="magenta")
         axes.set_title(f"{title}\n{in_words(row)}")
         axes.set(xlim=(-3.5, 6.9), ylim=(-3, 4.6), aspect="equal", xticks=[], yticks=[])
-    save_figure(figure, path)
+    save_figure(figure, path, bbox_inches="tight")
 
 
 def in_words(row: dict) -> str:
@@ -609,14 +605,6 @@ def draw_plane(axes: Axes, D: nn.Module, loss: str) -> None:
     if loss == "ls":
         axes.contour(line, line, outputs, levels=[1.0], colors="tab:green", linestyles="dashed")
         axes.text(-1.35, 4.2, "D = 1: no step", **style)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, and makes its folder."""
-    runs.make_folder(path.parent)
-    with runs.write_file(path) as file:
-        figure.savefig(file, bbox_inches="tight")
-    print(f"wrote {path}")
 
 
 def loss_curve(outputs: Tensor, loss_of_fake: Callable) -> tuple[Tensor, Tensor]:
@@ -645,7 +633,7 @@ def figure2(args: Namespace) -> None:
     right.text(-4.1, 0.5, "saturating: flat for all\nfakes that D finds out", **style)
     right.text(1, 3.4, "least squares: flat\nat one point only", **style)
     left.legend()
-    save_figure(figure, Path(args.out, "figure2.png"))
+    save_figure(figure, Path(args.out, "figure2.png"), bbox_inches="tight")
 
 
 # ---------------------------------------------------------------- train
@@ -655,7 +643,10 @@ def due(step: int, every: int, last: int) -> bool:
 
 
 def make_networks(args: Namespace, device: torch.device) -> dict:
-    """All models and their optimizers, as at the beginning of a run. A seed starts equal with every loss."""
+    """All models and their optimizers, as at the beginning of a run.
+
+    A seed's weights are the same for every loss.
+    """
     models = len(args.losses) * args.seeds
     G = Generator(models, args.z_dim)
     D = Discriminator(models)
@@ -680,11 +671,7 @@ def restore(args: Namespace, state: dict) -> tuple[int, dict]:
     saved = runs.load_checkpoint(args.resume)
     if "updates" not in saved["args"]:  # no other script has --updates
         raise DataError(f"{args.resume} is not a checkpoint of this script")
-    for name in FIXED:
-        value = saved["args"].get(name)
-        if value != getattr(args, name):
-            flag = name.replace("_", "-")
-            raise DataError(f"--{flag} is {value} in {args.resume} and cannot change")
+    runs.check_unchanged(args, saved["args"], FIXED)
     step, log = saved["step"], saved["log"]
     runs.load_checkpoint(args.resume, state)
     # table.md needs measures at the last step; a run that a signal stopped has none there.
@@ -713,7 +700,7 @@ def train(args: Namespace) -> None:
     out = Path(args.out)
     losses = args.losses
     seeds = range(args.seed, args.seed + args.seeds)
-    centres, weights, std = make_mixture(args.layout, args.modes, args.radius, args.std, args.doubled_mode)
+    centres, weights, std = make_mixture(args.radius, args.std, args.doubled_mode)
     target = Mixture(centres.to(device), weights.to(device), std)
 
     state = make_networks(args, device)
@@ -764,7 +751,7 @@ def train(args: Namespace) -> None:
 
         measures = log["measures"]
         write_results(out / "results.csv", losses, seeds, measures)
-        write_table(out / "table.md", losses, seeds, args.steps, measures[args.steps], args.modes)
+        write_table(out / "table.md", losses, seeds, args.steps, measures[args.steps])
         draw_curves(out / "curves.png", losses, measures)
         real = sample_mixture(target, DRAWN, torch_rng(args.seed, TARGET, device=device)).cpu()
         points = {**log["points"], "target": real.expand(len(losses), -1, -1)}  # the same for every loss

@@ -10,12 +10,12 @@ A cell is one run: a setting, an optimizer, a loss and a seed. Settings: bn_g ha
 bn_gd in neither network, bn has it in both. Writes table.md, figure7.png, results.csv (a row for each
 finished cell), and a folder for each cell with its log.csv, last.pt and samples/.
 
-Needs 512 pictures or more. Differences from the authors' code: losses are means over the batch; where theirs
-are sums, our copy of TensorFlow's RMSProp multiplies the gradients by the batch size. Padding, BN's variance
-and the single forward pass of G are as in lsgan_scenes.py. bn_gd with RMSProp: theirs took ls-110,
-though the paper says ls. 20,000 steps; theirs stops at 5,000,000, and the paper does not say. Below 64 pixels
-the networks have three stages, not four. An epoch is a permutation of the data, theirs a shuffle buffer of
-10,000 pictures.
+Needs 512 pictures or more. Differences from the authors' code: losses are means over the batch. Where theirs
+are sums, our RMSProp (TensorFlow's rule) multiplies gradients by the batch size. Padding, BN's variance and
+the single forward pass of G are as in lsgan_scenes.py. For bn_gd with RMSProp their code uses ls-110, the
+paper ls. Their code stops at 5,000,000 steps and the paper gives no number; our default is 20,000. Below 64
+pixels the networks have three stages, not four. Every epoch is a new permutation of the data; theirs uses a
+shuffle buffer of 10,000 pictures.
 """
 
 import argparse
@@ -25,7 +25,6 @@ import math
 import os
 import shlex
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from typing import NamedTuple
 import filelock
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
@@ -86,14 +86,13 @@ FIXED = (  # arguments that --resume may not change: all cells of a grid are mad
     "tf32",
 )
 FEATURES = {"random": 64, "classifier": 128, "inception": 2048}  # feature extractor: number of features
-QUICK = (
-    "--size 32 --width 16 --z-dim 64 --lr 1e-3 --batch-size 16 --steps 1600 --seeds 2 --sample-every 400"
-).split()
+# The defaults with --quick
+QUICK = dict(size=32, width=16, z_dim=64, lr=1e-3, batch_size=16, steps=1600, seeds=2, sample_every=400)
 
 
 # ---------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> Namespace:
-    """The command line `argv`, by default the program's own; on --resume a checkpoint gives the defaults.
+    """Parses argv, by default sys.argv[1:]. With --resume the checkpoint gives the defaults.
 
     Raises DataError for a --resume that is not the last.pt in --out.
     """
@@ -129,8 +128,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         choices=list(FEATURES),
         help="feature extractor for FID; unset: classifier if there are labels",
     )
-    # For --help only; below, QUICK takes its place.
-    add("--quick", action="store_true", default=argparse.SUPPRESS, help=f"short for {' '.join(QUICK)}")
+    add("--quick", action="store_true", help=f"short for {' '.join(runs.as_flags(QUICK, known=QUICK))}")
     add = parser.add_argument_group("model").add_argument
     add("--size", type=multiple_of(16), default=64, help="side of the pictures, a multiple of 16")
     add("--width", type=at_least(1), default=64, help="channels of D's first layer; scales all others")
@@ -160,12 +158,10 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         data, losses = Path(os.path.abspath(args.data)).name, ",".join(args.losses)
         return f"runs/{Path(__file__).stem}-{data}-{losses}-seed{args.seed}"
 
-    given = sys.argv[1:] if argv is None else [str(word) for word in argv]
-    words = [word for word in given if word != "--quick"]
-    resumes = any(word.partition("=")[0] == "--resume" for word in words)
-    if "--quick" in given and not resumes:  # a grid that is resumed has its values already
-        words = QUICK + words  # what is given comes later and wins
-    args = runs.parse_args(parser, words, default_out)
+    argv = sys.argv[1:] if argv is None else argv
+    if "--quick" in argv:
+        parser.set_defaults(**QUICK)
+    args = runs.parse_args(parser, argv, default_out)
     if args.resume and Path(args.resume).resolve() != Path(args.out, "last.pt").resolve():
         raise DataError(
             f"--resume goes on in a grid's folder, from its last.pt: not {args.resume} in {args.out}"
@@ -265,12 +261,15 @@ class Discriminator(nn.Sequential):
             raise ValueError(f"size must be a multiple of 16, not {size}")
         stages = 4 if size >= 64 else 3
         side = size // 2**stages
-        channels = [3] + [width * 2**i for i in range(stages)]  # 3, 64, 128, 256, 512
-        layers = []
+        channels = [width * 2**i for i in range(stages)]  # 64, 128, 256, 512
+        layers = [
+            nn.Conv2d(3, width, 5, stride=2, padding=2),  # 64 x 32 x 32, no BN
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
         for c_in, c_out in zip(channels, channels[1:]):
-            # 64 x 32 x 32, 128 x 16 x 16, 256 x 8 x 8, 512 x 4 x 4
+            # 128 x 16 x 16, 256 x 8 x 8, 512 x 4 x 4
             layers.append(nn.Conv2d(c_in, c_out, 5, stride=2, padding=2))
-            if bn and len(layers) > 1:  # not after the first convolution
+            if bn:
                 layers.append(nn.BatchNorm2d(c_out))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         super().__init__(
@@ -404,10 +403,10 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
 VERDICTS = ("learned", "degraded", "collapsed", "diverged")
 RULE = (
     "Relative FID is log(FID / real) / log(untrained / real): 0 for other real pictures, 1 for an untrained"
-    " generator. The first that fits: diverged (not finite), collapsed (relative FID below 0.95 and diversity"
-    " below 0.5, that is, pictures that differ less than half as much as real ones), learned (relative FID"
-    " below 0.3), degraded (below 0.6), diverged (anything else: noise, which lies at 0.65 or higher, too"
-    " little training, or one picture again and again, farther off than an untrained generator's)."
+    " generator. The first that fits counts. Diverged: not finite. Collapsed: relative FID below 0.95 and"
+    " diversity below 0.5 (pictures differ less than half as much as real ones). Learned: relative FID below"
+    " 0.3. Degraded: below 0.6. Diverged: the rest (noise, too little training, or copies of one picture as"
+    " far off as an untrained generator's)."
 )
 
 
@@ -453,10 +452,10 @@ def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.nda
 
 
 class Judge:
-    """Compares pictures of a cell with as many real ones, and says what became of it.
+    """Judges a cell by comparing n of its pictures with n real ones.
 
-    n: how many. reference: indices of the real ones. fid_real: the FID of other real pictures. fid_untrained:
-    that of an untrained generator.
+    reference: indices of the real ones. fid_real: the FID of other real pictures. fid_untrained: that of an
+    untrained generator.
     """
 
     def __init__(
@@ -504,8 +503,8 @@ class Judge:
 
 
 # ---------------------------------------------------------------- cells
-LOSSES_OF_A_STEP = ("d_loss", "g_loss", "d_real", "d_fake")  # what train_step returns
-COLUMNS = ("step", *LOSSES_OF_A_STEP, "FID", "KID", "IS", "precision", "recall", "diversity")
+STEP_VALUES = ("d_loss", "g_loss", "d_real", "d_fake")  # what train_step returns
+COLUMNS = ("step", *STEP_VALUES, "FID", "KID", "IS", "precision", "recall", "diversity")
 
 
 class Cell(NamedTuple):
@@ -517,7 +516,7 @@ class Cell(NamedTuple):
     seed: int
 
 
-@dataclass
+@dataclass(eq=False)  # so that list.remove compares identity
 class Run:
     """A cell in training. update: train_step of real and z. rows: the lines of its log.csv, header first."""
 
@@ -531,12 +530,12 @@ class Run:
 
 
 def folder(out: Path | str, cell: Cell) -> Path:
-    """Where the files of a cell are."""
+    """The folder of a cell."""
     return Path(out, f"{cell.setting}-{cell.optimizer}-{cell.loss}-seed{cell.seed}")
 
 
 def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
-    """A cell at its beginning or, if it has a checkpoint, where that was saved."""
+    """A new cell, or the one saved in its folder."""
     g_has_bn, d_has_bn = SETTINGS[cell.setting]
     with torch.random.fork_rng(devices=[]):  # new layers draw weights from the global generator
         G = Generator(args.size, args.width, args.z_dim, g_has_bn)
@@ -548,9 +547,8 @@ def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
         net.to(device, memory_format=torch.channels_last)
     # Over a batch the authors average the sigmoid loss and sum least squares; we average both.
     scale = 1 if cell.loss == "sigmoid" else args.batch_size
-    settings = cell.optimizer, args.lr, args.beta1, args.rmsprop, scale
-    opt_g = make_optimizer(G.parameters(), *settings)
-    opt_d = make_optimizer(D.parameters(), *settings)
+    opt_g = make_optimizer(G.parameters(), cell.optimizer, args.lr, args.beta1, args.rmsprop, scale)
+    opt_d = make_optimizer(D.parameters(), cell.optimizer, args.lr, args.beta1, args.rmsprop, scale)
     state = {"G": G, "D": D, "opt_g": opt_g, "opt_d": opt_d}
     step, rows = 0, [",".join(COLUMNS) + "\n"]
     path = folder(args.out, cell) / "last.pt"
@@ -602,7 +600,7 @@ def write_log(run: Run) -> None:
 
 def add_row(run: Run, measured: dict[str, float]) -> None:
     """Adds the losses and what was measured at this step to the log, nan for what was not, and shows it."""
-    found = dict(zip(LOSSES_OF_A_STEP, run.losses.tolist())) | measured
+    found = dict(zip(STEP_VALUES, run.losses.tolist())) | measured
     row, shown = [str(run.step)], [run.folder.name, f"step {run.step}"]
     for name in COLUMNS[1:]:
         value = found.get(name, math.nan)
@@ -635,7 +633,10 @@ def train_cells(
     device: torch.device,
     caught: list[int],
 ) -> None:
-    """Trains cells of one seed side by side, as they share pictures and z, until `caught` holds a signal."""
+    """Trains the cells of one seed together, so that they share pictures and z.
+
+    Stops early once `caught` holds a signal.
+    """
     active = [start_cell(cell, args, device) for cell in cells]  # those that are finite
     seed = cells[0].seed
     start = min(run.step for run in active)
@@ -648,19 +649,19 @@ def train_cells(
     for step, batch in zip(bar, batches):
         real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last
         z = runs.to_device(noise(args.batch_size, args.z_dim, seed, Z, step), device)
-        at_work = [run for run in active if run.step < step]  # after a kill some may be ahead of others
-        for run in at_work:
+        behind = [run for run in active if run.step < step]  # after a kill some cells may be ahead
+        for run in behind:
             run.losses = run.update(real, z)
             run.step = step
         # Up to here nothing waits for the device.
 
         stopped = bool(caught)  # read once, so that the two tests below agree
         if due(step, args.sample_every, args.steps):
-            for run in at_work:
+            for run in behind:
                 if not record(run, fixed_z, judge, args):
                     active.remove(run)
         elif stopped:
-            for run in at_work:
+            for run in behind:
                 if is_finite(run):
                     save_cell(run, args)
         if stopped or not active:
@@ -688,8 +689,8 @@ def unique(items: Iterable) -> list:
 def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
     """Markdown: a line for each setting, optimizer and loss.
 
-    How many seeds got which verdict (learned with its 95% Wilson interval), mean and deviation of the scores
-    over the seeds whose scores are finite, and what the paper says.
+    How many seeds got which verdict (learned with its 95% Wilson interval), mean and standard deviation of
+    the scores over the seeds whose scores are finite, and what the paper says.
     """
     scores = ["FID"]
     if not all(np.isnan(log["IS"][-1]) for log in logs.values()):
@@ -708,7 +709,7 @@ def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
 
 
 def mean_and_deviation(values: list[float]) -> str:
-    """'mean ± deviation' of the finite values, with '(k of n)' if some are not; '-' if none is."""
+    """'mean ± standard deviation' of the finite values, with '(k of n)' if some are not; '-' if none is."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return "-"
@@ -727,8 +728,7 @@ def write_report(out: Path, cells: list[Cell], steps: int, judge: Judge, about: 
     of table.md.
     """
     with filelock.FileLock(out / ".report.lock"):  # one process after another
-        groups = unique(cell[:3] for cell in cells)  # in this order, whichever cell finishes first
-        logs = finished(out, sorted(cells, key=lambda cell: groups.index(cell[:3])), steps)
+        logs = finished(out, cells, steps)
         missing = len(cells) - len(logs)
         if not logs:
             return "no cell is finished yet", missing
@@ -818,24 +818,27 @@ def due(step: int, every: int, last: int) -> bool:
     return every > 0 and (step % every == 0 or step == last)
 
 
-def open_data(args: Namespace, device: torch.device) -> tuple[Tensor | Images, Images]:
-    """The pictures, a tensor on the device, or `images` itself if that is above IN_MEMORY; and `images`."""
+def open_data(args: Namespace, device: torch.device) -> tuple[Tensor | Images, np.ndarray | None, str]:
+    """The pictures, their labels if they have any, and their fingerprint.
+
+    Up to IN_MEMORY bytes of pictures are decoded onto the device; more are returned as Images.
+    """
     images = open_images(args.data, args.size, args.fit, args.limit or None)
     if args.batch_size > len(images):
         raise DataError(f"--batch-size {args.batch_size} is larger than the data: {len(images)} pictures")
     if images.nbytes <= IN_MEMORY:
-        return decode_all(images).to(device), images
+        return decode_all(images).to(device), images.labels, images.fingerprint
     runs.check_shared_memory(args.workers, args.batch_size * images.nbytes // len(images))
-    return images, images
+    return images, images.labels, images.fingerprint
 
 
 def list_cells(args: Namespace) -> list[Cell]:
-    """All cells of the grid, seed after seed."""
+    """All cells of the grid, in the order of its tables."""
     cells = []
-    for seed in range(args.seed, args.seed + args.seeds):
-        for setting in args.settings:
-            for optimizer in args.optimizers:
-                for loss in args.losses:
+    for setting in args.settings:
+        for optimizer in args.optimizers:
+            for loss in args.losses:
+                for seed in range(args.seed, args.seed + args.seeds):
                     cells.append(Cell(setting, optimizer, loss, seed))
     return cells
 
@@ -851,73 +854,60 @@ def open_cells(out: Path, cells: list[Cell], resume: bool) -> Iterator[None]:
         yield
 
 
-def args_text(args: Namespace) -> bytes:
-    """What args.json holds."""
-    return json.dumps(runs.saved_args(args), indent=1).encode()
-
-
 def check_resume(args: Namespace) -> dict:
     """The checkpoint of --resume. Raises DataError if no grid with these arguments can go on from it."""
     checkpoint = runs.load_checkpoint(args.resume)
-    if "settings" not in checkpoint["args"] or "G" in checkpoint:  # of another script, or of a cell
+    if "settings" not in checkpoint["args"] or "data" not in checkpoint:  # of another script, or of a cell
         raise DataError(f"{args.resume} is not the last.pt of a grid")
-    for name in FIXED:
-        value = checkpoint["args"].get(name)
-        if value != getattr(args, name):
-            flag = name.replace("_", "-")
-            raise DataError(
-                f"--{flag} is {value} in {args.resume} and cannot change: it made the cells there"
-            )
+    runs.check_unchanged(args, checkpoint["args"], FIXED)
     steps = checkpoint["args"]["steps"]
     if args.steps < steps:
         raise DataError(f"--steps {args.steps} is less than the {steps} of {args.resume}")
     return checkpoint
 
 
-def wait_for_rank_0(out: Path, args: Namespace, seconds: float = 600) -> None:
-    """Waits until rank 0 has opened the run directory with these arguments; DataError after `seconds`."""
-    path = out / "args.json"
-    deadline = time.monotonic() + seconds
-    while not path.exists() or path.read_bytes() != args_text(args):
-        if time.monotonic() > deadline:
-            raise DataError(f"rank 0 has not opened {out} in {seconds} seconds")
-        time.sleep(0.2)
+def join_processes() -> tuple[int, int]:
+    """(rank, number of processes): (0, 1), unless torchrun started this process as one of several."""
+    if not runs.started_by_torchrun():
+        return 0, 1
+    dist.init_process_group("gloo")  # with GPUs too: the processes only wait for each other
+    return dist.get_rank(), dist.get_world_size()
 
 
 def train(args: Namespace) -> None:
     """Trains as `args` says and fills the run directory args.out. Raises DataError for unreadable data.
 
-    Several processes have nothing in common but that directory. Each trains its cells and then reports on all
-    that are finished, so that the last one's report is complete; nobody waits for a process that has died.
+    Several processes start together and then have nothing in common but that directory. Each trains its cells
+    and then reports on all that are finished, so that the last one's report is complete; nobody waits for a
+    process that has died.
     """
     device = runs.pick_device(args.gpu)
     if args.graph and device.type != "cuda":
         raise DataError("--graph needs a GPU")
-    rank, world = 0, 1
-    if runs.started_by_torchrun():
-        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     runs.set_arithmetic(args.tf32)
-    checkpoint = check_resume(args) if args.resume else {}
-    pictures, images = open_data(args, device)
-    if checkpoint.get("data") not in (None, images.fingerprint):
+    checkpoint = check_resume(args) if args.resume else None
+    pictures, labels, fingerprint = open_data(args, device)
+    if checkpoint and checkpoint["data"] != fingerprint:
         raise DataError(f"the data of {args.data} are not those of {args.resume}, and cannot change")
-    args.extractor = choose_extractor(args.extractor, pictures, images.labels)
+    args.extractor = choose_extractor(args.extractor, pictures, labels)
     cells = list_cells(args)
     out = Path(args.out)
+    rank, world = join_processes()
 
     with runs.open_run(out, args.resume, rank):
         saved = runs.saved_args(args)
         if rank == 0:
             # Arguments only, for --resume: the weights are in the cells' own checkpoints.
-            runs.save_checkpoint(out / "last.pt", {}, args=saved, step=0, log=[], data=images.fingerprint)
+            runs.save_checkpoint(out / "last.pt", {}, args=saved, step=0, log=[], data=fingerprint)
             with runs.write_file(out / "args.json") as file:
-                file.write(args_text(args))
-        else:
-            wait_for_rank_0(out, args)
+                file.write(json.dumps(saved, indent=1).encode())
+        if dist.is_initialized():
+            dist.barrier()  # rank 0 has written last.pt; from here on nobody waits for another
+            dist.destroy_process_group()
 
-        judge = Judge(pictures, images.labels, args.extractor, args, device)
+        judge = Judge(pictures, labels, args.extractor, args, device)
         flags = shlex.join(runs.as_flags(saved, known=saved))
-        about = f"{len(images):,} pictures, {device}, torch {torch.__version__}, {flags}"
+        about = f"{len(pictures):,} pictures, {device}, torch {torch.__version__}, {flags}"
         if rank == 0:
             print(f"{out}: {about}\n{judge.describe()}", flush=True)
 
@@ -925,7 +915,7 @@ def train(args: Namespace) -> None:
         todo = [cell for cell in cells[rank::world] if cell not in done]
         with runs.catch_signals() as caught:
             table, missing = write_report(out, cells, args.steps, judge, about)
-            for seed in unique(cell.seed for cell in todo):
+            for seed in sorted({cell.seed for cell in todo}):
                 mine = [cell for cell in todo if cell.seed == seed]
                 with open_cells(out, mine, bool(args.resume)):
                     train_cells(mine, args, pictures, judge, device, caught)
@@ -948,7 +938,9 @@ def train(args: Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """The program; argv is by default sys.argv[1:]."""
     with one_line_errors(Path(__file__).name, sizes="--batch-size, --size, --width, --z-dim or --seeds"):
-        train(parse_args(argv))
+        args = parse_args(argv)
+        runs.check_unused(Path(args.out), args.resume)  # at once: to read the data can take minutes
+        train(args)
 
 
 if __name__ == "__main__":

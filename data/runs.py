@@ -28,7 +28,8 @@ from data import DataError
 
 LOG_COLUMNS = ("step", "d_loss", "g_loss", "d_real", "d_fake", "images_per_second", "seconds")
 LOG_HEADER = ",".join(LOG_COLUMNS) + "\n"
-NOT_SAVED = {"gpu", "out", "resume", "sample", "n", "text"}  # arguments that no checkpoint keeps
+# Arguments that no checkpoint keeps
+NOT_SAVED = {"gpu", "out", "quick", "resume", "sample", "n", "text"}
 
 
 # ---------------------------------------------------------------- arguments
@@ -170,6 +171,14 @@ def print_changes(before: dict, after: dict) -> None:
             old, new = ",".join(old), ",".join(new)
         if new != old:
             print_once(f"--{name.replace('_', '-')} {new}, was {old}")
+
+
+def check_unchanged(args: Namespace, saved: dict, names: Iterable[str]) -> None:
+    """DataError if an argument of a resumed run, one of these names, is not the checkpoint's."""
+    for name in names:
+        if getattr(args, name) != saved.get(name):
+            flag = name.replace("_", "-")
+            raise DataError(f"--{flag} is {saved.get(name)} in {args.resume} and cannot change")
 
 
 def as_flags(saved: dict, known: dict) -> list[str]:

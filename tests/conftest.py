@@ -1,6 +1,7 @@
 """What the tests share: one thread, the real data's folder, and a command line run in this process."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,12 @@ def at_call(monkeypatch, owner, name, n, action):
 
     monkeypatch.setattr(owner, name, wrapper)
     return calls
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def same(x, y):

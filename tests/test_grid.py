@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from bench_rule import make_judge, planted
-from conftest import Killed, at_call, die, same
+from conftest import Killed, at_call, die, free_port, same
 from torch import nn
 
 import stability_grid as grid
@@ -33,7 +34,6 @@ CELLS = [
     for optimizer in ("adam", "rmsprop")
     for loss in ("ls", "sigmoid")
 ]
-TORCHRUN = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["stability_grid"])
 
@@ -417,9 +417,10 @@ def test_killed_at_a_random_moment(run, tmp_path, seed):
 def launch_ranks(tmp_path, *flags, n=2):
     """A process for each rank, as torchrun starts them, and the files that their output goes to."""
     outputs = [tmp_path / f"{rank}.txt" for rank in range(n)]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "GLOO_SOCKET_IFNAME": "lo"}
     ranks = []
     for rank, output in enumerate(outputs):
-        environment = TORCHRUN | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n)}
+        environment = common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n)}
         ranks.append(launch(*flags, "--out", "out", output=output, environment=environment))
     return ranks, outputs
 
@@ -453,15 +454,14 @@ def test_a_process_that_prints_a_table_prints_all_of_it(run, monkeypatch):
         return table
 
     monkeypatch.setattr(grid, "write_report", write_report_then_the_other_ends)
-    for name, value in TORCHRUN.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(grid, "join_processes", lambda: (0, 2))
     code, out, _ = run("--resume")
     assert code == 0 and "1 cells of other ranks are not finished" in out and "| bn_g adam ls |" not in out
 
 
 def test_a_process_that_dies_keeps_no_other_waiting(run, tmp_path):
     ranks, outputs = launch_ranks(tmp_path, *SHARED)
-    wait_for("seed0  step 2 ", outputs[1], ranks[1])
+    wait_for("seed1  step 2 ", outputs[1], ranks[1])
     os.killpg(ranks[1].pid, signal.SIGKILL)
     assert finish(*ranks) == [0, -signal.SIGKILL]
     assert "4 cells of other ranks are not finished" in outputs[0].read_text()
@@ -479,6 +479,43 @@ def test_a_setting_given_twice_is_refused_by_every_process(tmp_path, monkeypatch
     assert not Path("out").exists()
 
 
+@pytest.fixture
+def begun(run):
+    """A grid that was killed before its first cell; what is in its folder."""
+    assert run(*SHARED)[0] == 0
+    for path in Path("out").glob("bn*"):
+        shutil.rmtree(path)
+    return contents("out")
+
+
+def test_every_process_refuses_the_folder_of_another_grid(begun, tmp_path):
+    """Even if that grid was started with the same arguments."""
+    ranks, outputs = launch_ranks(tmp_path, *SHARED)
+    assert finish(*ranks) == [2, 2]
+    for output in outputs:
+        assert re.fullmatch(r"stability_grid\.py: error: out is not empty: .*\n", output.read_text())
+    assert contents("out") == begun
+
+
+def test_if_rank_0_finds_another_process_at_work_no_rank_trains(begun, tmp_path):
+    with runs.open_run(Path("out"), "out/last.pt"):
+        ranks, outputs = launch_ranks(tmp_path, "--resume")
+        codes = finish(*ranks)
+    assert codes[0] == 2 and codes[1] > 0
+    last = outputs[0].read_text().splitlines()[-1]
+    assert re.fullmatch(r"stability_grid\.py: error: another process is running in out; .*", last)
+    assert contents("out") == begun
+
+
+def test_without_a_checkpoint_of_the_grid_no_rank_trains(run, tmp_path):
+    Path("out/last.pt.tmp").mkdir(parents=True)  # so that rank 0 cannot write
+    ranks, outputs = launch_ranks(tmp_path, *SHARED)
+    codes = finish(*ranks)
+    assert codes[0] == 2 and codes[1] > 0
+    assert "out/last.pt cannot be written" in outputs[0].read_text()
+    assert not list(Path("out").glob("bn*"))
+
+
 def test_no_process_writes_into_a_cell_of_another(run):
     """As when a rank of a run whose rank 0 has died still trains."""
     assert run("--steps 1 --seeds 1 --losses ls")[0] == 0
@@ -488,15 +525,6 @@ def test_no_process_writes_into_a_cell_of_another(run):
         assert refused(run("--resume --steps 2"), "bn_gd-adam-ls-seed0", "another process")
     after = contents("out")
     assert all(after[path] == before[path] for path in before if path.parts[0] == cell.name)
-
-
-def test_a_rank_whose_rank_0_never_comes_gives_up(tmp_path):
-    args = grid.parse_args([*SMALL, "--out", str(tmp_path)])
-    (tmp_path / "args.json").write_bytes(
-        grid.args_text(grid.parse_args([*SMALL, "--lr", "1"]))
-    )  # another run's
-    with pytest.raises(DataError, match="rank 0 has not opened"):
-        grid.wait_for_rank_0(tmp_path, args, seconds=0.1)
 
 
 # ---------------------------------------------------------------- verdicts

@@ -11,6 +11,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -75,7 +76,7 @@ def test_parameter_counts():
 
 def test_defaults_are_the_authors():
     args = gm.parse_args([])
-    assert (args.modes, args.radius, args.std, args.doubled_mode) == (8, 1.0, 0.01, True)
+    assert (gm.MODES, args.radius, args.std, args.doubled_mode) == (8, 1.0, 0.01, True)
     assert (args.z_dim, gm.BATCH, args.lr_d, args.lr_g, args.beta1) == (256, 512, 1e-4, 1e-3, 0.5)
     assert (args.updates, args.seeds) == ("simultaneous", 10)
 
@@ -90,11 +91,7 @@ def test_modes_are_those_of_linspace_with_its_end():
 
 def test_other_mixtures():
     assert torch.allclose(gm.make_mixture(doubled=False).weights, torch.full((8,), 1 / 8))
-    centres, weights, _ = gm.make_mixture("grid", modes=9, radius=2.0)
-    assert {tuple(c) for c in centres.tolist()} == {
-        (x, y) for x in (-2.0, 0.0, 2.0) for y in (-2.0, 0.0, 2.0)
-    }
-    assert torch.allclose(weights, torch.full((9,), 1 / 9))
+    assert torch.allclose(gm.make_mixture(radius=2.0).centres, 2 * TARGET.centres)
 
 
 def test_initial_weights_are_orthogonal_of_gain_1_4_and_biases_zero():
@@ -104,6 +101,16 @@ def test_initial_weights_are_orthogonal_of_gain_1_4_and_biases_zero():
             identity = torch.eye(weight.shape[1]).double().expand(9, -1, -1)
             assert torch.allclose(weight @ weight.mT, 1.4**2 * identity, atol=1e-4)
             assert not layer.bias.any()
+
+
+def test_without_generators_the_global_one_initializes():
+    """So that pasted networks need no more than init_weights(G)."""
+    G, other = gm.Generator(3), gm.Generator(3)
+    gm.init_weights(G, [torch.Generator().manual_seed(0)] * 3)  # one for all models
+    torch.manual_seed(0)
+    gm.init_weights(other)
+    assert same(G.state_dict(), other.state_dict())
+    assert not torch.allclose(other[0].weight[0], other[0].weight[1])
 
 
 def test_losses_of_a_seed_start_equal_and_seeds_differ():
@@ -357,11 +364,12 @@ def test_results_and_table(tmp_path):
     assert results[1] == "500,ls,3,0,0,8,0,8,0" and results[20] == "500,sigmoid,12,0,0,0,0,0,0"
     assert results[21] == "1000,ls,3,0,0,8,0,8,0" and len(results) == 41
 
-    gm.write_table(tmp_path / "table.md", losses, seeds, 500, values, modes=8)
+    gm.write_table(tmp_path / "table.md", losses, seeds, 500, values)
     caption, _, table = (tmp_path / "table.md").read_text().partition("\n\n")
     assert caption.startswith("Step 500, seeds 3 to 12.") and "untrained" in caption
     head, rule, ls, sigmoid = [line.strip("| ").split(" | ") for line in table.splitlines()]
     assert rule == ["---|" * 7 + "---"] and len(head) == len(ls) == 8
+    assert head[-1] == "KL to the mixture's weights, nats"
     assert head[1:4] == ["all 8 modes hit", "modes hit", "share of points within 3 std"]  # strict counts lead
     assert ls[:4] == ["ls", "5/10 (24% to 76%)", "4 (0 to 8)", "0.45 (0 to 0.9)"]
     assert ls[4:7] == ["10/10 (72% to 100%)", "0/10 (0% to 28%)", "8 (8 to 8)"]  # as statsmodels has them
@@ -421,7 +429,8 @@ def test_figures_of_a_run(run, tmp_path):
 def figure1(tmp_path_factory):
     """Figure 1's folder and its numbers."""
     folder = tmp_path_factory.mktemp("figure1")
-    return folder, gm.figure1(gm.parse_args(["--figure", "1", "--out", str(folder / "new")]))
+    with matplotlib.rc_context({"savefig.format": "pdf"}):
+        return folder, gm.figure1(gm.parse_args(["--figure", "1", "--out", str(folder / "new")]))
 
 
 def test_figure_1_far_fakes_stay_with_cross_entropy_and_turn_back_with_least_squares(figure1):
@@ -433,6 +442,16 @@ def test_figure_1_far_fakes_stay_with_cross_entropy_and_turn_back_with_least_squ
         assert least_squares["towards real"] == 1
     assert figure1[1]["linear D"]["least squares (Eq. 2)"]["far / near"] > 1
     assert (figure1[0] / "new/figure1.png").stat().st_size < 120_000
+
+
+def test_every_figure_is_a_png_whatever_the_users_matplotlibrc_says(run, call, figure1):
+    with matplotlib.rc_context({"savefig.format": "pdf"}):
+        assert run("--steps", 1, "--out", "run")[0] == call(gm.main, "--figure", 2, "--out", "run")[0] == 0
+    paths = [
+        figure1[0] / "new/figure1.png",
+        *(Path("run", name) for name in ("curves.png", "figure8.png", "figure2.png")),
+    ]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
 def test_figure_1_saturating_form_drives_far_fakes_away(figure1):
@@ -635,8 +654,6 @@ def finished(tmp_path_factory):
         "--seed 1",
         "--seeds 3",
         "--z-dim 8",
-        "--layout grid --modes 9",
-        "--modes 4",
         "--radius 2",
         "--std 0.1",
         "--no-doubled-mode",
@@ -661,6 +678,13 @@ def test_resume_with_a_given_flag_goes_on_with_it_and_says_so(run, call, finishe
     assert state(tmp_path / "new")["args"]["updates"] == "alternating"
 
 
+def test_a_checkpoint_with_arguments_that_are_no_more_resumes(call, finished, tmp_path):
+    old = state(finished)
+    torch.save({**old, "args": {**old["args"], "layout": "ring", "modes": 8}}, tmp_path / "old.pt")
+    assert call(gm.main, "--resume", tmp_path / "old.pt", "--gpu", -1, "--steps", 2, "--out", "new")[0] == 0
+    assert state(Path("new"))["step"] == 2
+
+
 def test_run_directory_in_use(run, finished, tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/mine.txt").write_text("mine")
@@ -677,9 +701,9 @@ def test_default_run_directory(run, tmp_path):
     assert run("--steps", 2, "--seed", 3, "--resume")[0] == 0
 
 
-BAD = "--modes 1|--radius 0|--std 0|--std nan|--lr-g -1|--seeds 0|--steps 0|--measure-every 0|--z-dim 0"
-BAD += "|--seed -1|--modes 8 --layout grid|--losses ls,mse|--losses ls,|--updates both|--steps many|--step 3"
-BAD += "|--gpu 99|--gpu -2|--beta1 1|--beta1 nan|extra|--modes 100000000|--radius 1e38|--std inf|--std 1e7"
+BAD = "--radius 0|--std 0|--std nan|--lr-g -1|--seeds 0|--steps 0|--measure-every 0|--z-dim 0"
+BAD += "|--seed -1|--losses ls,mse|--losses ls,|--updates both|--steps many|--step 3"
+BAD += "|--gpu 99|--gpu -2|--beta1 1|--beta1 nan|extra|--radius 1e38|--std inf|--std 1e7"
 BAD += "|--std 1e-6|--losses ls,ls|--figure 3|--out |--resume "
 
 

@@ -277,8 +277,8 @@ def test_networks_loss_and_step_paste_into_a_fresh_file(script):
     parts = {name: text for name, (text, _) in definitions(script).items()} | constants(script)
     pasted = [parts[name] for name in [*names.split(), "Generator", "Discriminator", "train_step"]]
     init = INIT
-    if script == "gaussian_mixture":  # a generator for each model
-        init = INIT.replace("torch.Generator().manual_seed(0)", "[torch.Generator()] * 2")
+    if script == "gaussian_mixture":  # a generator for each model, or the global one
+        init = INIT.replace(", torch.Generator().manual_seed(0)", "")
     elif script == "stability_grid":
         init = INIT.rstrip() + INIT_GAMMA
     exec("\n\n".join([IMPORTS, *pasted, made, init, STEPS]), {})

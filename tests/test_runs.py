@@ -20,7 +20,6 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -32,7 +31,7 @@ import lmdb
 import numpy as np
 import pytest
 import torch
-from conftest import Killed, at_call, die, same
+from conftest import Killed, at_call, die, free_port, same
 from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -453,12 +452,6 @@ def start_two(script, *flags, folder):
         )
         for rank in "01"
     ]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def wait_for(text, output, process):
