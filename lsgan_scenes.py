@@ -164,7 +164,7 @@ def load_batches(
         return
     loader = DataLoader(
         pictures,
-        sampler=order,
+        sampler=(indices.numpy() for indices in order),  # a tensor would take a file handle to send
         batch_size=None,  # one item of the sampler is a whole batch
         num_workers=runs.default_workers() if workers is None else workers,
         pin_memory=device.type == "cuda",

@@ -1175,7 +1175,7 @@ def test_truncated_pictures_are_replaced(run, tmp_path, monkeypatch, in_memory):
     "broken, files, workers, reason",
     [
         (301, 1000, 2, "nor does any other of 100 that were tried"),
-        (0, 20, 2, "Too many open files"),
+        (0, 18, 2, "Too many open files"),
         slow(0, 30, 8, "Too many"),
     ],
 )
