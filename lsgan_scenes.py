@@ -457,16 +457,22 @@ def open_data(args: Namespace, device: torch.device, world: int) -> tuple[Tensor
 
 
 def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[..., Tensor]:
-    """train_step with the settings of this run, as a function of real, z and u; with --graph a CUDA graph."""
+    """train_step with this run's settings, a function of real, z and with --augment u; or its CUDA graph."""
     G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
 
-    def update(real, z, u):
+    def update(real, z, u=None):
         settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
-        if args.augment:
-            settings |= {"u": u, "augment_strength": args.augment}
-        return train_step(G, D, opt_g, opt_d, real, z, **settings)
+        return train_step(G, D, opt_g, opt_d, real, z, u=u, augment_strength=args.augment, **settings)
 
     return runs.Graph(update, [opt_g, opt_d], device) if args.graph else update
+
+
+def draw_noise(args: Namespace, step: int, share: slice, device: torch.device) -> list[Tensor]:
+    """This process's share of what is random in a step: z [B, z_dim]; with --augment also u [2, B, 8]."""
+    drawn = [noise(args.batch_size, args.z_dim, args.seed, Z, step)[share]]
+    if args.augment:
+        drawn.append(augment_numbers(args.batch_size, args.seed, step)[:, share])
+    return [runs.to_device(numbers, device) for numbers in drawn]
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -510,9 +516,7 @@ def train(args: Namespace) -> None:
         for step in range(start + 1, args.steps + 1):
             batch = next(batches)
             real = batch.permute(0, 3, 1, 2) / 127.5 - 1  # [B, 3, size, size] in [-1, 1], channels_last
-            z = noise(args.batch_size, args.z_dim, args.seed, Z, step)[share]
-            u = augment_numbers(args.batch_size, args.seed, step)[:, share]  # used with --augment only
-            losses = update(real, runs.to_device(z, device), runs.to_device(u, device))
+            losses = update(real, *draw_noise(args, step, share, device))
             if args.ema:
                 state["ema"].update_parameters(G)
             log.bar.update()

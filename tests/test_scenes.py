@@ -484,6 +484,18 @@ def test_augment_numbers_are_new_for_real_and_fake_and_every_step():
     assert not any(torch.equal(u[0], other) for other in others)
 
 
+def test_processes_share_the_random_numbers_of_a_step():
+    args = scenes.parse_args(["--augment", "0.5", "--batch-size", "6"])
+    device = torch.device("cpu")
+    z, u = scenes.draw_noise(args, 3, slice(None), device)
+    assert torch.equal(u, scenes.augment_numbers(6, 0, 3))
+    halves = [scenes.draw_noise(args, 3, share, device) for share in (slice(0, 3), slice(3, 6))]
+    assert torch.equal(torch.cat([half[0] for half in halves]), z)
+    assert torch.equal(torch.cat([half[1] for half in halves], 1), u)
+    for at_step_3, at_step_4 in zip((z, u), scenes.draw_noise(args, 4, slice(None), device)):
+        assert not torch.equal(at_step_3, at_step_4)
+
+
 def test_a_step_augments_real_and_fake_pictures(monkeypatch):
     """With numbers of their own; and G's gradient passes through."""
     seen, augment = [], scenes.augment

@@ -384,9 +384,8 @@ def test_the_interval_of_copies_holds_5_percent_for_an_honest_generator(n):
         found = score.copying(fake, train, score.leave_one_out_distances(train))
         _, low, high = found["nearer than 95% of real pictures"]
         held += low <= 0.05 <= high
-    assert (
-        88 <= held <= 100
-    )  # 95% but for chance, and for training pictures, which have one fewer to be near to
+    # 95% but for chance, and for training pictures, which have one fewer to be near to
+    assert 88 <= held <= 100
 
 
 def test_an_untrained_generator_copies_nothing(rooms):
