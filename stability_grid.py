@@ -402,36 +402,35 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
 # ---------------------------------------------------------------- the rule
 VERDICTS = ("learned", "degraded", "collapsed", "diverged")
 RULE = (
-    "Relative FID is log(FID / real) / log(untrained / real): 0 for other real pictures, 1 for an untrained"
-    " generator. The first that fits counts. Diverged: not finite. Collapsed: relative FID below 0.95 and"
-    " diversity below 0.5 (pictures differ less than half as much as real ones). Learned: relative FID below"
-    " 0.3. Degraded: below 0.6. Diverged: the rest (noise, too little training, or copies of one picture as"
-    " far off as an untrained generator's)."
+    "The first that fits counts. Diverged: not finite. Collapsed: diversity below 0.5 (pictures differ less"
+    " than half as much as real ones). Learned: FID at most that of real pictures blurred to 16x16 pixels."
+    " Degraded: at most that of real pictures blurred to 4x4 pixels. Diverged: the rest."
 )
 
 
-def relative_fid(fid: float, real: float, untrained: float) -> float:
-    """An FID on RULE's scale: 0 for `real`, that of other real pictures; 1 for an untrained generator's."""
-    fid = max(fid, 1e-9)  # rounding can make it negative
-    return math.log(fid / real) / math.log(untrained / real)
-
-
-def verdict(fid: float, diversity: float, real: float, untrained: float) -> str:
+def verdict(fid: float, diversity: float, fid_learned: float, fid_degraded: float) -> str:
     """Applies RULE: one of VERDICTS.
 
-    fid, diversity: of generated pictures, as data.score.compare gives them. real, untrained: the FID of other
-    real pictures and of an untrained generator, the first below the second.
+    fid, diversity: of generated pictures, as data.score.compare gives them. fid_learned, fid_degraded: the
+    FID of real pictures blurred to 16x16 and to 4x4 pixels.
     """
     if not (math.isfinite(fid) and math.isfinite(diversity)):
         return "diverged"
-    relative = relative_fid(fid, real, untrained)
-    if relative < 0.95 and diversity < 0.5:
+    if diversity < 0.5:
         return "collapsed"
-    if relative < 0.3:
+    if fid <= fid_learned:
         return "learned"
-    if relative < 0.6:
+    if fid <= fid_degraded:
         return "degraded"
     return "diverged"
+
+
+def blur(pictures: Tensor, side: int) -> Tensor:
+    """Averages uint8 pictures [n, size, size, 3] down to side x side pixels, and enlarges them again."""
+    x = pictures.permute(0, 3, 1, 2).float()
+    x = F.interpolate(x, side, mode="area")
+    x = F.interpolate(x, pictures.shape[1], mode="bilinear")
+    return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
 
 
 def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.ndarray | None) -> str:
@@ -454,8 +453,8 @@ def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.nda
 class Judge:
     """Judges a cell by comparing n of its pictures with n real ones.
 
-    reference: indices of the real ones. fid_real: the FID of other real pictures. fid_untrained: that of an
-    untrained generator.
+    reference: indices of the real ones. fid_real: the FID of other real pictures. fid_learned, fid_degraded:
+    that of the same other ones, blurred to 16x16 and to 4x4 pixels.
     """
 
     def __init__(
@@ -463,26 +462,28 @@ class Judge:
         pictures: Tensor | Images,
         labels: np.ndarray | None,
         kind: str,
-        args: Namespace,
+        size: int,
         device: torch.device,
     ):
-        """kind: of extractor, as choose_extractor gives it. args: for the untrained generator."""
+        """kind: of extractor, as choose_extractor gives it."""
         if kind == "classifier":
             self.extractor = load_classifier(*split_train_test(pictures, labels), device)
         else:
-            self.extractor = make_extractor(kind, args.size)
+            self.extractor = make_extractor(kind, size)
         self.device = device
         # At least 4 pictures a feature, which FID needs. choose_extractor sees to it that there are 2n.
         self.n = max(4 * FEATURES[kind], min(len(pictures) // 2, 512))
         indices = np.linspace(0, len(pictures) - 1, 2 * self.n).astype(int)
         self.reference = indices[::2]
         self.real_features = features(Subset(pictures, self.reference), self.extractor, device)
-        self.fid_real = max(self.measure(Subset(pictures, indices[1::2]))["FID"], 1e-9)
-        self.fid_untrained = self.measure(draw_untrained(self.n, args))["FID"]
-        if not self.fid_real < self.fid_untrained:
+        others = torch.as_tensor(pictures[indices[1::2]]).cpu()
+        self.fid_real = self.measure(others)["FID"]
+        self.fid_learned = self.measure(blur(others, 16))["FID"]
+        self.fid_degraded = self.measure(blur(others, 4))["FID"]
+        if self.fid_real > self.fid_learned:
             raise DataError(
-                f"the rule does not suit these data: every other picture lies as far from the rest"
-                f" (FID {self.fid_real:.3g}) as an untrained generator's ({self.fid_untrained:.3g})"
+                f"the rule does not suit these data: every other picture lies farther from the rest"
+                f" (FID {self.fid_real:.3g}) than if it is blurred (FID {self.fid_learned:.3g})"
             )
 
     def measure(self, pictures: Tensor | Subset) -> dict[str, float]:
@@ -492,13 +493,14 @@ class Judge:
 
     def verdict_of(self, log: np.ndarray) -> str:
         """What became of a cell, one of VERDICTS, by the last row of its log."""
-        return verdict(log["FID"][-1], log["diversity"][-1], self.fid_real, self.fid_untrained)
+        return verdict(log["FID"][-1], log["diversity"][-1], self.fid_learned, self.fid_degraded)
 
     def describe(self) -> str:
-        """As text: the number of pictures, the extractor, the two FIDs to compare with, and RULE."""
+        """As text: the number of pictures, the extractor, the FIDs to compare with, and RULE."""
         return (
             f"{self.n:,} pictures a cell against as many real ones, by {self.extractor.title}. FID: other"
-            f" real pictures {self.fid_real:.3g}, an untrained generator {self.fid_untrained:.3g}. {RULE}"
+            f" real pictures {self.fid_real:.3g}, blurred to 16x16 pixels {self.fid_learned:.3g},"
+            f" to 4x4 {self.fid_degraded:.3g}. {RULE}"
         )
 
 
@@ -563,17 +565,6 @@ def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
     if step > 0:
         write_log(run)  # a kill may have come between checkpoint and log
     return run
-
-
-def draw_untrained(n: int, args: Namespace) -> Tensor:
-    """n pictures of one untrained generator without BN, uint8 [n, size, size, 3].
-
-    It serves all settings and seeds of the grid, so that all are judged alike.
-    """
-    with torch.random.fork_rng(devices=[]):
-        G = Generator(args.size, args.width, args.z_dim)
-    init_weights(G, torch_rng(0, INIT_G))
-    return generate_all(G, noise(n, args.z_dim, 0, FIXED_Z, 0))
 
 
 def generate_all(G: nn.Module, z: Tensor) -> Tensor:
@@ -905,7 +896,7 @@ def train(args: Namespace) -> None:
             dist.barrier()  # rank 0 has written last.pt; from here on nobody waits for another
             dist.destroy_process_group()
 
-        judge = Judge(pictures, labels, args.extractor, args, device)
+        judge = Judge(pictures, labels, args.extractor, args.size, device)
         flags = shlex.join(runs.as_flags(saved, known=saved))
         about = f"{len(pictures):,} pictures, {device}, torch {torch.__version__}, {flags}"
         if rank == 0:

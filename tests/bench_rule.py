@@ -5,7 +5,6 @@
 The cases are real pictures of this data, made worse in known ways. The same ones are the grid's tests.
 """
 
-import argparse
 import math
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import stability_grid as grid
@@ -26,20 +24,14 @@ from stability_grid import Judge
 def make_judge(images: Images, kind: str | None = None) -> Judge:
     """A judge by `kind` of features; None: the grid's choice for this data. The CPU is fast enough."""
     kind = grid.choose_extractor(kind, images, images.labels)
-    args = argparse.Namespace(size=images.size, width=16, z_dim=64, seed=0)
-    return Judge(images, images.labels, kind, args, torch.device("cpu"))
+    return Judge(images, images.labels, kind, images.size, torch.device("cpu"))
 
 
 def planted(n: int, pictures: Tensor) -> dict[str, Tensor]:
-    """What a cell might end with: n pictures each, uint8 [n, size, size, 3], made from real ones [n, ...].
-
-    The picture that is copied is of middling brightness: copies of the brightest of toy rooms lie as far from
-    real ones as the grey of an untrained generator, and so count as diverged.
-    """
+    """What a cell might end with: n pictures each, uint8 [n, size, size, 3], made from real ones [n, ...]."""
     rng = np.random.default_rng(0)
     size = pictures.shape[1]
-    middling = pictures.float().mean((1, 2, 3)).argsort()[len(pictures) // 2]
-    one = pictures[middling : middling + 1].expand(n, -1, -1, -1)
+    one = pictures[:1].expand(n, -1, -1, -1)
     few = pictures[:: math.ceil(len(pictures) / 8)]
     G = grid.Generator(size, 16, 64)
     grid.init_weights(G, grid.torch_rng(0, grid.INIT_G))
@@ -47,9 +39,11 @@ def planted(n: int, pictures: Tensor) -> dict[str, Tensor]:
         "real pictures": pictures,
         "a light lattice over them": add_lattice(pictures, 10),
         "a heavy lattice over them": add_lattice(pictures, 25),
-        "blurred, 2x2 pixels": blur(pictures, 2),
-        "blurred, 4x4 pixels": blur(pictures, 4),
-        "blurred, 8x8 pixels": blur(pictures, 8),
+        "blurred to 24x24 pixels": grid.blur(pictures, 24),
+        "blurred to 16x16 pixels": grid.blur(pictures, 16),
+        "blurred to 8x8 pixels": grid.blur(pictures, 8),
+        "blurred to 4x4 pixels": grid.blur(pictures, 4),
+        "blurred to 2x2 pixels": grid.blur(pictures, 2),
         "8 pictures, repeated": few[torch.arange(n) % len(few)],
         "copies of one picture": one,
         "copies with little noise": whole(one + torch.from_numpy(rng.integers(0, 6, one.shape))),
@@ -70,12 +64,6 @@ def add_lattice(pictures: Tensor, grey_levels: int) -> Tensor:
     return whole(pictures + grey_levels * sign[:, :, None])
 
 
-def blur(pictures: Tensor, pixels: int) -> Tensor:
-    """Averaged over squares of so many pixels a side, and enlarged again."""
-    x = F.avg_pool2d(pictures.permute(0, 3, 1, 2).float(), pixels)
-    return whole(F.interpolate(x, scale_factor=pixels, mode="bilinear").permute(0, 2, 3, 1))
-
-
 def main(argv: list[str] | None = None) -> None:
     """Prints the table."""
     parser = make_parser("bench_rule.py", "The rule of the stability grid, on cases whose answer is known")
@@ -84,9 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     images = open_images(args.data, args.size)
     labelled = images.labels is not None and images.labels.any()
-    print(
-        "| extractor | case | FID | relative | diversity | verdict |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    print("| extractor | case | FID | diversity | verdict |\n| --- | --- | --- | --- | --- |")
     for kind in ["random", "classifier"] if labelled else ["random"]:
         judge = make_judge(images, kind)
         # None of those that the judge compares with: equal pictures would look better than other real ones.
@@ -95,9 +81,8 @@ def main(argv: list[str] | None = None) -> None:
         for name, pictures in planted(judge.n, images[some]).items():
             found = judge.measure(pictures)
             fid, diversity = found["FID"], found["diversity"]
-            relative = grid.relative_fid(fid, judge.fid_real, judge.fid_untrained)
-            word = grid.verdict(fid, diversity, judge.fid_real, judge.fid_untrained)
-            print(f"| {kind} | {name} | {fid:.3g} | {relative:.2f} | {diversity:.2f} | {word} |", flush=True)
+            word = grid.verdict(fid, diversity, judge.fid_learned, judge.fid_degraded)
+            print(f"| {kind} | {name} | {fid:.3g} | {diversity:.2f} | {word} |", flush=True)
 
 
 if __name__ == "__main__":
