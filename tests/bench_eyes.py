@@ -113,6 +113,11 @@ def compare(names: list[str], ratings: list[list[str]]) -> list[str]:
     return lines
 
 
+def merge_failures(words: list[str]) -> list[str]:
+    """Collapsed and diverged as one word: judges see the same lattice in every picture as either."""
+    return ["failed" if word in ("collapsed", "diverged") else word for word in words]
+
+
 def main(argv: list[str] | None = None) -> None:
     """Writes the pictures; with --judges prints how far judges and rule agree."""
     parser = make_parser("bench_eyes.py", "The stability grid's rule against the eye")
@@ -138,6 +143,8 @@ def main(argv: list[str] | None = None) -> None:
         ratings += [read_words(path, len(cells)) for path in args.judges]
         groups = [group for _, group, _ in cells]
         print("\n".join(count_words(names, ratings, groups) + compare(names, ratings)))
+        print("collapsed and diverged as one word:")
+        print("\n".join(compare(names, [merge_failures(words) for words in ratings])))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""Judges the cells of a finished stability grid again, by today's rule and the classifier's features.
+
+    python tests/bench_rejudge.py runs/grid64rms --data natural --out runs/grid64rms-again
+
+Draws the last pictures of every cell from its last.pt. Writes results.csv and the cells' last grids of
+pictures into --out, which bench_stats.py and bench_eyes.py read as they read the grid.
+"""
+
+import csv
+import io
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench_rule import make_judge
+from bench_stats import read_rows
+from torch import Tensor
+
+import stability_grid as grid
+from data import make_parser, one_line_errors
+from data.images import open_images
+from data.runs import load_checkpoint, make_folder, write_file
+from stability_grid import Cell, Judge, folder
+
+
+def read_cell(row: dict[str, str]) -> Cell:
+    """The cell of a row of results.csv."""
+    return Cell(row["setting"], row["optimizer"], row["loss"], int(row["seed"]))
+
+
+def last_pictures(run: Path, cell: Cell, n: int) -> Tensor:
+    """What the cell's generator makes of the grid's fixed z: uint8 [n, size, size, 3]."""
+    checkpoint = load_checkpoint(folder(run, cell) / "last.pt")
+    args = checkpoint["args"]
+    G = grid.Generator(args["size"], args["width"], args["z_dim"], bn=grid.SETTINGS[cell.setting][0])
+    G.load_state_dict(checkpoint["G"])
+    return grid.generate_all(G, grid.noise(n, args["z_dim"], cell.seed, grid.FIXED_Z, 0))
+
+
+def judge_again(run: Path, rows: list[dict[str, str]], judge: Judge) -> list[dict[str, str]]:
+    """The rows with new verdicts and scores. Cells that were not finite keep theirs."""
+    judged = []
+    for row in rows:
+        cell = read_cell(row)
+        if row["FID"] != "nan":
+            measured = judge.measure(last_pictures(run, cell, judge.n))
+            row = row | {name: f"{value:.7g}" for name, value in measured.items() if name in row}
+            limits = judge.fid_learned, judge.fid_degraded
+            row["verdict"] = grid.verdict(measured["FID"], measured["diversity"], *limits)
+        print(*cell, row["FID"], row["verdict"], flush=True)
+        judged.append(row)
+    return judged
+
+
+def write_grid(run: Path, rows: list[dict[str, str]], out: Path) -> None:
+    """Writes results.csv, and copies the last grid of pictures of every cell of `run`."""
+    make_folder(out)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with write_file(out / "results.csv") as file:
+        file.write(text.getvalue().encode())
+    for row in rows:
+        picture = sorted(folder(run, read_cell(row)).glob("samples/*.png"))[-1]
+        target = folder(out, read_cell(row)) / "samples"
+        make_folder(target)
+        shutil.copyfile(picture, target / picture.name)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = make_parser("bench_rejudge.py", "Judges the cells of a finished stability grid again")
+    parser.add_argument("run", type=Path, help="run directory of stability_grid.py")
+    parser.add_argument("--data", required=True, help="the grid's data, with labels")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    with one_line_errors("bench_rejudge.py"):
+        rows = read_rows(args.run)
+        size = load_checkpoint(folder(args.run, read_cell(rows[0])) / "last.pt")["args"]["size"]
+        judge = make_judge(open_images(args.data, size))
+        print(judge.describe())
+        write_grid(args.run, judge_again(args.run, rows, judge), args.out)
+
+
+if __name__ == "__main__":
+    main()
