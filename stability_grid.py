@@ -126,7 +126,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add(
         "--extractor",
         choices=list(FEATURES),
-        help="feature extractor for FID; unset: classifier if there are labels",
+        help="feature extractor for FID; unset: classifier if there are labels, else random (a poor guide)",
     )
     add("--quick", action="store_true", help=f"short for {' '.join(runs.as_flags(QUICK, known=QUICK))}")
     add = parser.add_argument_group("model").add_argument
