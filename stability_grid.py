@@ -126,11 +126,11 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add(
         "--extractor",
         choices=list(FEATURES),
-        help="feature extractor for FID; unset: classifier if there are labels, else random (a poor guide)",
+        help="feature extractor for FID; unset: classifier if there are labels, else random, a poor guide",
     )
     add("--quick", action="store_true", help=f"short for {' '.join(runs.as_flags(QUICK, known=QUICK))}")
     add = parser.add_argument_group("model").add_argument
-    add("--size", type=multiple_of(16), default=64, help="side of the pictures, a multiple of 16")
+    add("--size", type=multiple_of(16), default=64, help="side of the pictures, a multiple of 16, from 32 on")
     add("--width", type=at_least(1), default=64, help="channels of D's first layer; scales all others")
     add("--z-dim", type=at_least(1), default=1024, help="dimension of the noise z")
     add = parser.add_argument_group("optimizer").add_argument
@@ -404,7 +404,8 @@ VERDICTS = ("learned", "degraded", "collapsed", "diverged")
 RULE = (
     "The first that fits counts. Diverged: not finite. Collapsed: diversity below 0.5 (pictures differ less"
     " than half as much as real ones). Learned: FID at most that of real pictures blurred to 16x16 pixels."
-    " Degraded: at most that of real pictures blurred to 4x4 pixels. Diverged: the rest."
+    " Degraded: at most that of real pictures blurred to 4x4 pixels. Diverged: the rest. So one flat"
+    " colour is collapsed, varied noise diverged."
 )
 
 
@@ -426,11 +427,14 @@ def verdict(fid: float, diversity: float, fid_learned: float, fid_degraded: floa
 
 
 def blur(pictures: Tensor, side: int) -> Tensor:
-    """Averages uint8 pictures [n, size, size, 3] down to side x side pixels, and enlarges them again."""
-    x = pictures.permute(0, 3, 1, 2).float()
-    x = F.interpolate(x, side, mode="area")
-    x = F.interpolate(x, pictures.shape[1], mode="bilinear")
-    return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+    """Averages uint8 pictures [n, size, size, 3] to side x side pixels, then enlarges them (bilinear)."""
+    blurred = []
+    for part in pictures.split(512):  # as floats they take four times the memory
+        x = part.permute(0, 3, 1, 2).float()
+        x = F.interpolate(x, side, mode="area")
+        x = F.interpolate(x, pictures.shape[1], mode="bilinear")
+        blurred.append(x.round().clamp(0, 255).byte().permute(0, 2, 3, 1))
+    return torch.cat(blurred)
 
 
 def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.ndarray | None) -> str:
@@ -453,8 +457,8 @@ def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.nda
 class Judge:
     """Judges a cell by comparing n of its pictures with n real ones.
 
-    reference: indices of the real ones. fid_real: the FID of other real pictures. fid_learned, fid_degraded:
-    that of the same other ones, blurred to 16x16 and to 4x4 pixels.
+    reference: indices of the real ones. fid_real: the FID of n other real pictures. fid_learned and
+    fid_degraded: the FIDs of those n, blurred to 16x16 and to 4x4 pixels.
     """
 
     def __init__(
@@ -465,7 +469,10 @@ class Judge:
         size: int,
         device: torch.device,
     ):
-        """kind: of extractor, as choose_extractor gives it."""
+        """pictures: uint8 [N, size, size, 3]. labels: [N], for a classifier. kind: from choose_extractor.
+
+        Raises DataError if the three FIDs are not in that order: at sizes below 32, or if the data are odd.
+        """
         if kind == "classifier":
             self.extractor = load_classifier(*split_train_test(pictures, labels), device)
         else:
@@ -480,10 +487,11 @@ class Judge:
         self.fid_real = self.measure(others)["FID"]
         self.fid_learned = self.measure(blur(others, 16))["FID"]
         self.fid_degraded = self.measure(blur(others, 4))["FID"]
-        if self.fid_real > self.fid_learned:
+        if not self.fid_real < self.fid_learned < self.fid_degraded:
             raise DataError(
-                f"the rule does not suit these data: every other picture lies farther from the rest"
-                f" (FID {self.fid_real:.3g}) than if it is blurred (FID {self.fid_learned:.3g})"
+                "the rule does not suit these data: the FIDs of other real pictures, and of these blurred to"
+                f" 16x16 and to 4x4 pixels, must rise, but are {self.fid_real:.3g}, {self.fid_learned:.3g}"
+                f" and {self.fid_degraded:.3g}"
             )
 
     def measure(self, pictures: Tensor | Subset) -> dict[str, float]:

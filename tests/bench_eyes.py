@@ -114,7 +114,7 @@ def compare(names: list[str], ratings: list[list[str]]) -> list[str]:
 
 
 def merge_failures(words: list[str]) -> list[str]:
-    """Collapsed and diverged as one word: judges see the same lattice in every picture as either."""
+    """Collapsed and diverged as one word: judges use either for one lattice that fills every picture."""
     return ["failed" if word in ("collapsed", "diverged") else word for word in words]
 
 

@@ -3,7 +3,7 @@
     python tests/bench_rejudge.py runs/grid64rms --data natural --out runs/grid64rms-again
 
 Draws the last pictures of every cell from its last.pt. Writes results.csv and the cells' last grids of
-pictures into --out, which bench_stats.py and bench_eyes.py read as they read the grid.
+pictures into --out, which bench_stats.py (without --scores) and bench_eyes.py read as they read the grid.
 """
 
 import csv
@@ -19,10 +19,19 @@ from bench_stats import read_rows
 from torch import Tensor
 
 import stability_grid as grid
-from data import make_parser, one_line_errors
-from data.images import open_images
+from data import DataError, make_parser, one_line_errors
+from data.images import Images, open_images
 from data.runs import load_checkpoint, make_folder, write_file
 from stability_grid import Cell, Judge, folder
+
+
+def open_same_data(checkpoint: dict, data: str) -> Images:
+    """The grid's pictures, opened as it did. checkpoint: the grid's. DataError if these are others."""
+    args = checkpoint["args"]
+    images = open_images(data, args["size"], args["fit"], args["limit"] or None)
+    if images.fingerprint != checkpoint["data"]:
+        raise DataError(f"{data}: not the data of the grid")
+    return images
 
 
 def read_cell(row: dict[str, str]) -> Cell:
@@ -30,12 +39,20 @@ def read_cell(row: dict[str, str]) -> Cell:
     return Cell(row["setting"], row["optimizer"], row["loss"], int(row["seed"]))
 
 
+def last_grid(run: Path, cell: Cell) -> Path:
+    """The last grid of pictures that the cell wrote. DataError if there is none."""
+    pictures = sorted(folder(run, cell).glob("samples/*.png"))
+    if not pictures:
+        raise DataError(f"{folder(run, cell)} has no pictures")
+    return pictures[-1]
+
+
 def last_pictures(run: Path, cell: Cell, n: int) -> Tensor:
-    """What the cell's generator makes of the grid's fixed z: uint8 [n, size, size, 3]."""
-    checkpoint = load_checkpoint(folder(run, cell) / "last.pt")
-    args = checkpoint["args"]
+    """What the cell's generator makes of n of the grid's fixed z: uint8 [n, size, size, 3]."""
+    path = folder(run, cell) / "last.pt"
+    args = load_checkpoint(path)["args"]
     G = grid.Generator(args["size"], args["width"], args["z_dim"], bn=grid.SETTINGS[cell.setting][0])
-    G.load_state_dict(checkpoint["G"])
+    load_checkpoint(path, {"G": G})
     return grid.generate_all(G, grid.noise(n, args["z_dim"], cell.seed, grid.FIXED_Z, 0))
 
 
@@ -54,34 +71,36 @@ def judge_again(run: Path, rows: list[dict[str, str]], judge: Judge) -> list[dic
     return judged
 
 
-def write_grid(run: Path, rows: list[dict[str, str]], out: Path) -> None:
-    """Writes results.csv, and copies the last grid of pictures of every cell of `run`."""
-    make_folder(out)
+def write_grid(rows: list[dict[str, str]], pictures: list[Path], out: Path) -> None:
+    """Copies a grid of pictures for each row, then writes results.csv."""
+    for row, picture in zip(rows, pictures):
+        samples = folder(out, read_cell(row)) / "samples"
+        make_folder(samples)
+        shutil.copyfile(picture, samples / picture.name)
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     with write_file(out / "results.csv") as file:
         file.write(text.getvalue().encode())
-    for row in rows:
-        picture = sorted(folder(run, read_cell(row)).glob("samples/*.png"))[-1]
-        target = folder(out, read_cell(row)) / "samples"
-        make_folder(target)
-        shutil.copyfile(picture, target / picture.name)
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Judges all cells, then writes."""
     parser = make_parser("bench_rejudge.py", "Judges the cells of a finished stability grid again")
     parser.add_argument("run", type=Path, help="run directory of stability_grid.py")
     parser.add_argument("--data", required=True, help="the grid's data, with labels")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
     args = parser.parse_args(argv)
     with one_line_errors("bench_rejudge.py"):
+        if args.out.exists():
+            raise DataError(f"{args.out} is there already")
         rows = read_rows(args.run)
-        size = load_checkpoint(folder(args.run, read_cell(rows[0])) / "last.pt")["args"]["size"]
-        judge = make_judge(open_images(args.data, size))
+        pictures = [last_grid(args.run, read_cell(row)) for row in rows]
+        images = open_same_data(load_checkpoint(args.run / "last.pt"), args.data)
+        judge = make_judge(images, "classifier")
         print(judge.describe())
-        write_grid(args.run, judge_again(args.run, rows, judge), args.out)
+        write_grid(judge_again(args.run, rows, judge), pictures, args.out)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch import Tensor
 import stability_grid as grid
 from data import make_parser, one_line_errors
 from data.images import Images, open_images
+from data.runs import multiple_of
 from stability_grid import Judge
 
 
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     """Prints the table."""
     parser = make_parser("bench_rule.py", "The rule of the stability grid, on cases whose answer is known")
     parser.add_argument("--data", default="rooms", help="as for stability_grid.py")
-    parser.add_argument("--size", type=int, default=32, help="side of the pictures")
+    parser.add_argument("--size", type=multiple_of(16), default=32, help="side of the pictures")
     args = parser.parse_args(argv)
     images = open_images(args.data, args.size)
     labelled = images.labels is not None and images.labels.any()

@@ -6,17 +6,12 @@ from pathlib import Path
 import bench_classes
 import bench_eyes
 import bench_gpu
-import bench_rejudge
 import bench_stats
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-import stability_grid
 from data import score
-from data.runs import save_checkpoint
-from stability_grid import Cell, folder
 
 TINY = "--quick --gpu -1 --size 16 --width 2".split()
 
@@ -109,46 +104,6 @@ def test_grids_that_are_not_there(call, tmp_path, grid):
     (tmp_path / "empty").mkdir()
     code, _, err = call(bench_eyes.main, tmp_path / grid, "--out", tmp_path / "eyes")
     assert code == 2 and "results.csv cannot be read" in err and not (tmp_path / "eyes").exists()
-
-
-# ---------------------------------------------------------------- bench_rejudge
-class LooksForGrey:
-    """In place of a Judge: the FID is 1 if pictures are grey, as an untrained generator's are, else 100."""
-
-    n, fid_learned, fid_degraded = 8, 2.0, 50.0
-
-    def measure(self, pictures):
-        grey = abs(pictures.float().mean() - 127.5) < 5
-        return {"FID": 1.0 if grey else 100.0, "diversity": 1.0, "KID std": 0.0}
-
-    def describe(self):
-        return "by greyness"
-
-
-def test_a_grid_is_judged_again_from_its_checkpoints(call, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_rejudge, "make_judge", lambda images: LooksForGrey())
-    run, out = tmp_path / "grid", tmp_path / "again"
-    for seed in (0, 1, 2):
-        cell = folder(run, Cell("bn_g", "adam", "ls", seed))
-        (cell / "samples").mkdir(parents=True)
-        (cell / "samples/step_00000001.png").write_bytes(b"early")
-        (cell / "samples/step_00000002.png").write_bytes(b"last")
-        G = stability_grid.Generator(16, 2, 4, bn=False)
-        stability_grid.init_weights(G)
-        torch.nn.init.constant_(G[-2].bias, 3 * seed)  # bright for seeds 1 and 2
-        args = {"size": 16, "width": 2, "z_dim": 4}
-        save_checkpoint(cell / "last.pt", {"G": G}, args=args, step=2, log=[])
-    (run / "results.csv").write_text(
-        "setting,optimizer,loss,seed,verdict,FID,diversity\n"
-        "bn_g,adam,ls,0,collapsed,9,0.1\nbn_g,adam,ls,1,learned,0.1,1\nbn_g,adam,ls,2,diverged,nan,nan\n"
-    )
-    assert call(bench_rejudge.main, run, "--data", "rooms", "--out", out)[0] == 0
-    assert [row["verdict"] for row in bench_stats.read_rows(out)] == ["learned", "diverged", "diverged"]
-    assert [row["FID"] for row in bench_stats.read_rows(out)] == ["1", "100", "nan"]
-    cells = bench_eyes.read_cells([out])
-    assert [(path.read_bytes(), word) for path, _, word in cells] == [
-        *[(b"last", "learned"), (b"last", "diverged"), (b"last", "diverged")]
-    ]
 
 
 # ---------------------------------------------------------------- bench_classes

@@ -3,6 +3,7 @@
 import ast
 import csv
 import io
+import itertools
 import math
 import multiprocessing
 import os
@@ -14,11 +15,14 @@ import sys
 import time
 from pathlib import Path
 
+import bench_eyes
+import bench_rejudge
 import numpy as np
 import pytest
 import torch
 from bench_rule import make_judge, planted
 from conftest import Killed, at_call, die, free_port, same
+from PIL import Image
 from torch import nn
 
 import stability_grid as grid
@@ -551,22 +555,36 @@ def verdicts_of(judge, cases):
 
 
 def check_planted(judge, pictures, known):
-    for name, word in verdicts_of(judge, planted(judge.n, pictures)).items():
-        if name in known:
-            assert word in known[name], name
+    """pictures: neither those that the judge compares with nor those that make its limits."""
+    found = verdicts_of(judge, planted(judge.n, pictures))
+    for name, words in known.items():
+        assert found[name] in words, name
+
+
+def test_blur():
+    pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (600, 32, 32, 3), dtype=np.uint8))
+    assert torch.equal(grid.blur(pictures, 32), pictures)
+    means = pictures.float().mean((1, 2))
+    blurred = grid.blur(pictures, 1)
+    assert blurred.dtype == torch.uint8 and blurred.shape == pictures.shape
+    assert torch.equal(blurred, means.round().byte()[:, None, None].expand_as(pictures))
+    steps = torch.tensor([0, 0, 100, 100], dtype=torch.uint8).expand(1, 4, 4)[..., None].expand(1, 4, 4, 3)
+    assert grid.blur(steps, 2)[0, 0, :, 0].tolist() == [0, 25, 75, 100]  # bilinear: between 0 and 100
 
 
 def test_planted_verdicts_on_toy_rooms():
     dataset = open_images("rooms", 32, limit=1500)
     judge = make_judge(dataset)
     assert judge.n == 512 and "random, 64" in judge.describe()
-    check_planted(judge, dataset[np.arange(900, 1412)], KNOWN)
+    check_planted(judge, open_images("rooms", 32)[np.arange(2000, 2512)], KNOWN)
 
 
 def test_planted_verdicts_on_photos(real_data):
-    dataset = open_images(str(real_data / "lsun/bedroom"), 32)
-    judge = make_judge(dataset)
-    check_planted(judge, dataset[np.arange(1, 529, 2)], KNOWN)
+    path = str(real_data / "natural_train_lmdb")
+    judge = make_judge(open_images(path, 32, limit=1200), "random")
+    pictures = open_images(path, 32)
+    some = np.random.default_rng(1).permutation(len(pictures))[:512]
+    check_planted(judge, pictures[some], KNOWN)
 
 
 @pytest.mark.slow
@@ -574,6 +592,8 @@ def test_planted_verdicts_on_natural_scenes(real_data):
     dataset = open_images(str(real_data / "natural_train_lmdb"), 64)
     some = np.random.default_rng(1).permutation(len(dataset))[:512]
     check_planted(make_judge(dataset, "random"), dataset[some], KNOWN)
+    by_classifier = KNOWN | {"a heavy lattice over them": {"degraded"}, "noise": {"diverged", "collapsed"}}
+    check_planted(make_judge(dataset, "classifier"), dataset[some], by_classifier)
 
 
 @pytest.mark.slow
@@ -584,10 +604,11 @@ def test_planted_verdicts_by_the_classifier(real_data, tmp_path, monkeypatch):
     assert "classifier" in judge.describe()
     rng = np.random.default_rng(1)
     pictures = dataset[rng.permutation(50_000)[: judge.n]]
-    names = "real pictures", "copies of one picture", "copies with little noise", "untrained generator"
-    known = {name: KNOWN[name] for name in names}
-    known["noise"] = {"diverged", "collapsed"}  # to the classifier all noise looks alike
-    check_planted(judge, pictures, known)
+    # To the classifier all noise looks alike.
+    check_planted(judge, pictures, KNOWN | {"noise": {"diverged", "collapsed"}})
+    three = dataset[rng.permutation(np.flatnonzero(dataset.labels < 3))[: judge.n]]
+    # The rule sees blur and sameness, not missing kinds of pictures.
+    assert verdicts_of(judge, {"3 of 10 classes": three})["3 of 10 classes"] in {"learned", "degraded"}
 
 
 def test_data_that_the_rule_cannot_judge(tmp_path):
@@ -596,6 +617,8 @@ def test_data_that_the_rule_cannot_judge(tmp_path):
     pictures[1::2] = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (512, 32, 32, 3)))
     with pytest.raises(DataError, match="does not suit these data"):
         Judge(pictures, None, "random", 32, torch.device("cpu"))
+    with pytest.raises(DataError, match="does not suit these data"):  # blurring to 16x16 changes nothing
+        Judge(open_images("rooms", 16, limit=1024), None, "random", 16, torch.device("cpu"))
 
 
 def test_a_mean_is_of_the_finite_values_and_says_so():
@@ -615,7 +638,9 @@ def test_rule():
         *("learned", "learned", "degraded", "degraded", "diverged")
     ]
     assert [found(fid, 0.49) for fid in (0.1, 5.0, 100.0)] == ["collapsed"] * 3
-    assert found(math.nan, math.nan) == "diverged"
+    assert found(0.1, 0.5) == "learned"
+    for fid, diversity in ((math.nan, math.nan), (0.1, math.nan), (math.nan, 0.1), (math.inf, 0.1)):
+        assert found(fid, diversity) == "diverged"
 
 
 def test_too_few_pictures_to_judge(call, tmp_path):
@@ -665,7 +690,7 @@ def test_table_counts_with_intervals_beside_the_papers_claims(tmp_path):
 def test_real_judge_in_a_real_grid(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = (
-        "--size 16 --width 2 --z-dim 4 --batch-size 4 --steps 1 --seeds 1 --workers 0 --gpu -1 --limit 512"
+        "--size 32 --width 2 --z-dim 4 --batch-size 4 --steps 1 --seeds 1 --workers 0 --gpu -1 --limit 512"
     )
     code, out, _ = call(
         grid.main, *flags.split(), "--settings", "bn_g", "--optimizers", "adam", "--out", "out"
@@ -673,6 +698,52 @@ def test_real_judge_in_a_real_grid(call, tmp_path, monkeypatch):
     assert code == 0 and "random, 64 features" in out and "blurred to 16x16 pixels" in out
     assert {row["verdict"] for row in results()} <= {"diverged", "collapsed"}
     assert Path("out/figure7.png").exists()
+
+
+# ---------------------------------------------------------------- bench_rejudge
+class LooksForNoise(QuickJudge):
+    """Says that the first pictures ever are the best: whoever asks again gets another verdict."""
+
+    fids = itertools.count(5)
+
+    def measure(self, pictures):
+        return super().measure(pictures) | {"FID": next(self.fids), "diversity": 1.0}
+
+
+def test_a_grid_is_judged_again_from_its_checkpoints(run, call, monkeypatch):
+    assert run("--steps 2 --seeds 2 --losses ls --settings bn_g,bn --optimizers adam")[0] == 0
+    before = results()
+    finished_cell = folder("out", Cell("bn", "adam", "ls", 1))
+    for cell in [Cell("bn_g", "adam", "ls", 0), Cell("bn", "adam", "ls", 1)]:
+        redrawn = bench_rejudge.last_pictures(Path("out"), cell, 8)
+        grid.save_grid(redrawn, Path("redrawn.png"))
+        assert Path("redrawn.png").read_bytes() == bench_rejudge.last_grid(Path("out"), cell).read_bytes()
+
+    monkeypatch.setattr(bench_rejudge, "make_judge", lambda images, kind: LooksForNoise())
+    command = bench_rejudge.main, "out", "--data", "rooms", "--out", "again"
+    assert call(*command)[0] == 0
+    after = results("again")
+    assert [row["verdict"] for row in before] == ["learned"] * 4
+    assert [row["FID"] for row in after] == ["5", "6", "7", "8"]
+    assert [row["verdict"] for row in after] == ["degraded"] * 4
+    assert [row["d_loss"] for row in after] == [row["d_loss"] for row in before]
+    assert len(bench_eyes.read_cells([Path("again")])) == 4
+
+    code, _, err = call(*command)
+    assert code == 2 and "again is there already" in err
+    again = bench_rejudge.main, "out", "--data", "rooms", "--out", "more"
+    for picture in finished_cell.glob("samples/*"):
+        picture.unlink()
+    code, _, err = call(*again)
+    assert code == 2 and "has no pictures" in err and not Path("more").exists()
+
+
+def test_a_grid_is_judged_again_on_its_own_data_only(run, call, tmp_path):
+    assert run("--steps 1 --seeds 1 --losses ls --settings bn_g --optimizers adam")[0] == 0
+    Image.new("RGB", (20, 20)).save(tmp_path / "other.png")
+    code, _, err = call(bench_rejudge.main, "out", "--data", tmp_path, "--out", "again")
+    assert code == 2 and "not the data of the grid" in err
+    assert not Path("again").exists()
 
 
 def test_diverged_cell_ends_alone(run, monkeypatch):
