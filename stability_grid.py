@@ -130,7 +130,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     )
     add("--quick", action="store_true", help=f"short for {' '.join(runs.as_flags(QUICK, known=QUICK))}")
     add = parser.add_argument_group("model").add_argument
-    add("--size", type=multiple_of(16), default=64, help="side of the pictures, a multiple of 16, from 32 on")
+    add("--size", type=multiple_of(16), default=64, help="side of the pictures, a multiple of 16")
     add("--width", type=at_least(1), default=64, help="channels of D's first layer; scales all others")
     add("--z-dim", type=at_least(1), default=1024, help="dimension of the noise z")
     add = parser.add_argument_group("optimizer").add_argument

@@ -214,7 +214,7 @@ TINY = {  # the smallest run of each script, and where its checkpoint lies
     "lsgan_scenes": ("--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 8", "last.pt"),
     "lsgan_cond_chars": ("--classes 5 --width 4 --z-dim 4 --batch-size 8", "last.pt"),
     "stability_grid": (
-        "--size 16 --width 2 --z-dim 4 --batch-size 4 --limit 512"
+        "--size 32 --width 2 --z-dim 4 --batch-size 4 --limit 512"
         " --seeds 1 --settings bn_g --optimizers adam --losses ls",
         "bn_g-adam-ls-seed0/last.pt",
     ),

@@ -209,7 +209,7 @@ def test_script_runs_alone_in_an_empty_folder(script, tmp_path):
         "lsgan_scenes": "--size 16 --width 2 --batch-size 4 --limit 12 --steps 1",
         "lsgan_cond_chars": "--width 8 --classes 5 --batch-size 4 --steps 1",
         "gaussian_mixture": "--seeds 1 --steps 2",
-        "stability_grid": "--size 16 --width 2 --batch-size 4 --steps 1 --seeds 1",
+        "stability_grid": "--size 32 --width 2 --batch-size 4 --steps 1 --seeds 1",
     }[script]
     command = [sys.executable, f"{script}.py", *tiny.split(), "--gpu", "-1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
