@@ -712,6 +712,11 @@ class LooksForNoise(QuickJudge):
 
 
 def test_a_grid_is_judged_again_from_its_checkpoints(run, call, monkeypatch):
+    def init_large(net, generator):
+        for parameter in net.parameters():
+            torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+
+    monkeypatch.setattr(grid, "init_weights", init_large)  # colours instead of an untrained network's grey
     assert run("--steps 2 --seeds 2 --losses ls --settings bn_g,bn --optimizers adam")[0] == 0
     before = results()
     finished_cell = folder("out", Cell("bn", "adam", "ls", 1))
