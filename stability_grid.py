@@ -10,12 +10,12 @@ A cell is one run: a setting, an optimizer, a loss and a seed. Settings: bn_g ha
 bn_gd in neither network, bn has it in both. Writes table.md, figure7.png, results.csv (a row for each
 finished cell), and a folder for each cell with its log.csv, last.pt and samples/.
 
-Needs 512 pictures or more. Differences from the authors' code: losses are means over the batch. Where theirs
-are sums, our RMSProp (TensorFlow's rule) multiplies gradients by the batch size. Padding, BN's variance and
-the single forward pass of G are as in lsgan_scenes.py. For bn_gd with RMSProp their code uses ls-110, the
-paper ls. Their code stops at 5,000,000 steps and the paper gives no number; our default is 20,000. Below 64
-pixels the networks have three stages, not four. Every epoch is a new permutation of the data; theirs uses a
-shuffle buffer of 10,000 pictures.
+Needs 512 pictures or more, of 32x32 or more. Differences from the authors' code: losses are means over the
+batch. Where theirs are sums, our RMSProp (TensorFlow's rule) multiplies gradients by the batch size. Padding,
+BN's variance and the single forward pass of G are as in lsgan_scenes.py. For bn_gd with RMSProp their code
+uses ls-110, the paper ls. Their code stops at 5,000,000 steps and the paper gives no number; our default is
+20,000. Below 64 pixels the networks have three stages, not four. Every epoch is a new permutation of the
+data; theirs uses a shuffle buffer of 10,000 pictures.
 """
 
 import argparse

@@ -19,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from bench_stats import read_rows
+from bench_stats import read_cell, read_rows
 
 from data import DataError, make_parser, one_line_errors
 from data.images import open_images
 from data.runs import at_least, count_text, make_folder
-from stability_grid import VERDICTS, Cell, folder, save_grid
+from stability_grid import VERDICTS, folder, save_grid
 
 
 def read_cells(grids: list[Path]) -> list[tuple[Path, str, str]]:
@@ -32,7 +32,7 @@ def read_cells(grids: list[Path]) -> list[tuple[Path, str, str]]:
     cells = []
     for grid in grids:
         for row in read_rows(grid):
-            cell = Cell(row["setting"], row["optimizer"], row["loss"], row["seed"])
+            cell = read_cell(row)
             pictures = sorted(folder(grid, cell).glob("samples/*.png"))
             if not pictures:
                 raise DataError(f"{folder(grid, cell)} has no pictures")

@@ -14,8 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench_eyes import read_cells
 from bench_rule import make_judge
-from bench_stats import read_rows
+from bench_stats import read_cell, read_rows
 from torch import Tensor
 
 import stability_grid as grid
@@ -32,19 +33,6 @@ def open_same_data(checkpoint: dict, data: str) -> Images:
     if images.fingerprint != checkpoint["data"]:
         raise DataError(f"{data}: not the data of the grid")
     return images
-
-
-def read_cell(row: dict[str, str]) -> Cell:
-    """The cell of a row of results.csv."""
-    return Cell(row["setting"], row["optimizer"], row["loss"], int(row["seed"]))
-
-
-def last_grid(run: Path, cell: Cell) -> Path:
-    """The last grid of pictures that the cell wrote. DataError if there is none."""
-    pictures = sorted(folder(run, cell).glob("samples/*.png"))
-    if not pictures:
-        raise DataError(f"{folder(run, cell)} has no pictures")
-    return pictures[-1]
 
 
 def last_pictures(run: Path, cell: Cell, n: int) -> Tensor:
@@ -96,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.out.exists():
             raise DataError(f"{args.out} is there already")
         rows = read_rows(args.run)
-        pictures = [last_grid(args.run, read_cell(row)) for row in rows]
+        pictures = [picture for picture, _, _ in read_cells([args.run])]
         images = open_same_data(load_checkpoint(args.run / "last.pt"), args.data)
         judge = make_judge(images, "classifier")
         print(judge.describe())

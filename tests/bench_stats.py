@@ -46,6 +46,11 @@ def read_rows(run: Path) -> list[dict[str, str]]:
     return rows
 
 
+def read_cell(row: dict[str, str]) -> Cell:
+    """The cell of a row of a grid's results.csv."""
+    return Cell(row["setting"], row["optimizer"], row["loss"], int(row["seed"]))
+
+
 def column(rows: list[dict[str, str]], name: str) -> np.ndarray:
     return np.array([float(row[name]) for row in rows])
 
@@ -76,8 +81,7 @@ def compare_losses(ls: list[dict[str, str]], regular: list[dict[str, str]]) -> l
 
 def best_row(run: Path, row: dict[str, str]) -> dict[str, str]:
     """Of the scored steps in the log of a cell, which is a row of results.csv, the one of lowest FID."""
-    cell = Cell(row["setting"], row["optimizer"], row["loss"], int(row["seed"]))
-    with open(folder(run, cell) / "log.csv", newline="") as file:
+    with open(folder(run, read_cell(row)) / "log.csv", newline="") as file:
         return min(csv.DictReader(file), key=lambda scored: np.nan_to_num(float(scored["FID"]), nan=np.inf))
 
 
