@@ -889,6 +889,7 @@ def train(args: Namespace) -> None:
     if checkpoint and checkpoint["data"] != fingerprint:
         raise DataError(f"the data of {args.data} are not those of {args.resume}, and cannot change")
     args.extractor = choose_extractor(args.extractor, pictures, labels)
+    judge = Judge(pictures, labels, args.extractor, args.size, device)
     cells = list_cells(args)
     out = Path(args.out)
     rank, world = join_processes()
@@ -904,7 +905,6 @@ def train(args: Namespace) -> None:
             dist.barrier()  # rank 0 has written last.pt; from here on nobody waits for another
             dist.destroy_process_group()
 
-        judge = Judge(pictures, labels, args.extractor, args.size, device)
         flags = shlex.join(runs.as_flags(saved, known=saved))
         about = f"{len(pictures):,} pictures, {device}, torch {torch.__version__}, {flags}"
         if rank == 0:

@@ -620,6 +620,12 @@ def test_data_that_the_rule_cannot_judge(tmp_path):
         Judge(open_images("rooms", 16, limit=1024), None, "random", 16, torch.device("cpu"))
 
 
+def test_what_the_rule_cannot_judge_leaves_no_folder(call, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert refused(call(grid.main, *"--size 16 --limit 1024 --gpu -1 --out out".split()), "does not suit")
+    assert not Path("out").exists()
+
+
 def test_a_mean_is_of_the_finite_values_and_says_so():
     nan = math.nan
     assert grid.mean_and_deviation([3.0, 5.0]) == "4 ± 1.4"
