@@ -27,10 +27,10 @@ GRAIN = 4.0  # grey levels, as of a photo: perfectly even walls would give every
 
 # Walls and blankets have the colours of these circles: the last colour passes into the first.
 WALLS = [
-    (0.94, 0.88, 0.76),  # cream
-    (0.79, 0.89, 0.76),  # pale green
-    (0.76, 0.85, 0.94),  # pale blue
-    (0.95, 0.81, 0.79),  # rose
+    (0.96, 0.83, 0.60),  # cream
+    (0.66, 0.86, 0.62),  # pale green
+    (0.62, 0.78, 0.96),  # pale blue
+    (0.96, 0.68, 0.68),  # rose
 ]
 BLANKETS = [
     (0.70, 0.30, 0.26),  # red
