@@ -1,20 +1,15 @@
 """Toy bedrooms in one-point perspective, so that the scripts train without a download.
 
-Four things vary, all of them continuously: where the bed stands, the time of day, and the colours of wall
-and blanket. Of a few fixed times and colours a small GAN soon leaves some out; of more things that vary, it
-learns only a few.
-
 Lengths are metres: x points right from the middle of the room, y up from the floor, z away from the picture
 plane. Colours are RGB from 0 to 1.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-Colour = Sequence[float]
+Colour = tuple[float, float, float]
 Range = tuple[float, float]
 
 VIEW = 3.0  # width and height of the square of the picture plane that is the picture
@@ -23,20 +18,20 @@ EYE_X, EYE_Y = 0.0, 1.9
 EYE_DISTANCE = 2.2  # from the eye to the picture plane
 WIDTH, HEIGHT = 4.0, 2.7  # of every room: at 32x32 other shapes would only blur what a network can learn
 BACK_WALL = 2.1  # z of the back wall
-GRAIN = 4.0  # grey levels, as of a photo: perfectly even walls would give every generated picture away
+GRAIN = 6.0  # grey levels, as of a photo: perfectly even walls would give every generated picture away
 
-# Walls and blankets have the colours of these circles: the last colour passes into the first.
+# Every room has one kind of wall and of cloth, slightly varied.
 WALLS = [
-    (0.96, 0.83, 0.60),  # cream
-    (0.66, 0.86, 0.62),  # pale green
-    (0.62, 0.78, 0.96),  # pale blue
-    (0.96, 0.68, 0.68),  # rose
+    (0.94, 0.88, 0.76),  # cream
+    (0.76, 0.85, 0.94),  # pale blue
+    (0.79, 0.89, 0.76),  # pale green
+    (0.95, 0.81, 0.79),  # rose
 ]
-BLANKETS = [
+CLOTHS = [
     (0.70, 0.30, 0.26),  # red
-    (0.84, 0.70, 0.38),  # yellow
-    (0.34, 0.54, 0.42),  # green
     (0.30, 0.44, 0.68),  # blue
+    (0.34, 0.54, 0.42),  # green
+    (0.84, 0.70, 0.38),  # yellow
 ]
 FLOOR = (0.68, 0.52, 0.37)
 WOOD = (0.48, 0.33, 0.22)
@@ -54,7 +49,7 @@ class Hour(NamedTuple):
     lamplight: Colour
 
 
-HOURS = [  # day passes into sunset, and sunset into night
+HOURS = [
     Hour(  # day
         sky=(0.50, 0.75, 0.98),
         land=(0.40, 0.62, 0.34),
@@ -80,30 +75,38 @@ HOURS = [  # day passes into sunset, and sunset into night
 
 
 class Scene(NamedTuple):
-    """All that is random in a room, but for the grain."""
+    """All that is random in a room."""
 
-    bed: float  # x of the middle of the bed and of the window above it
+    bed: float  # x of its middle
+    window: float  # x of its middle
     hour: Hour
+    brightness: float  # of all light
     wall: Colour
-    blanket: Colour
+    cloth: Colour  # of the blanket
+    floor: Colour
+    wood: Colour  # of the bed
 
 
 def choose_scene(rng: np.random.Generator) -> Scene:
-    """A random scene."""
+    """A room with the window above the head of the bed, more or less."""
+    bed = rng.uniform(-0.6, 0.6)
     return Scene(
-        bed=rng.uniform(-0.6, 0.6),
-        hour=Hour(*blend(HOURS, rng.uniform(0, 2))),
-        wall=blend(WALLS, rng.uniform(0, 4)),
-        blanket=blend(BLANKETS, rng.uniform(0, 4)),
+        bed=bed,
+        window=bed + rng.uniform(-0.2, 0.2),
+        hour=HOURS[rng.integers(len(HOURS))],
+        brightness=rng.uniform(0.9, 1.05),
+        wall=vary(WALLS[rng.integers(len(WALLS))], rng),
+        cloth=vary(CLOTHS[rng.integers(len(CLOTHS))], rng),
+        floor=shade(FLOOR, rng.uniform(0.85, 1.1)),
+        wood=shade(WOOD, rng.uniform(0.8, 1.2)),
     )
 
 
-def blend(kinds: list[Colour] | list[Hour], place: float) -> np.ndarray:
-    """Place 2.25 is three quarters of kinds[2] and a quarter of kinds[3]; after the last comes the first."""
-    first = int(place)
-    second = (first + 1) % len(kinds)
-    share = place - first  # of the second
-    return (1 - share) * np.array(kinds[first]) + share * np.array(kinds[second])
+def vary(colour: Colour, rng: np.random.Generator) -> Colour:
+    """The colour, a little lighter or darker and a little off."""
+    varied = np.array(colour) * rng.uniform(0.92, 1.04) + rng.uniform(-0.03, 0.03, 3)
+    red, green, blue = varied.clip(0, 1)
+    return red, green, blue
 
 
 def shade(colour: Colour, factor: float) -> Colour:
@@ -168,12 +171,12 @@ def paint_walls(canvas: Canvas, scene: Scene) -> None:
     canvas.sideways(x[0], y, z, shade(scene.wall, 0.84))
     canvas.sideways(x[1], y, z, shade(scene.wall, 0.84))
     canvas.level(x, HEIGHT, z, CEILING)
-    canvas.level(x, 0, z, FLOOR)
+    canvas.level(x, 0, z, scene.floor)
 
 
 def paint_window(canvas: Canvas, scene: Scene) -> None:
-    """A window in the back wall above the bed, with a view."""
-    x = scene.bed
+    """A window in the back wall, with a view."""
+    x = scene.window
     canvas.upright((x - 0.90, x + 0.90), (1.15, 2.40), BACK_WALL, WHITE)  # frame
     canvas.upright((x - 0.80, x + 0.80), (1.15, 2.30), BACK_WALL, scene.hour.sky)
     canvas.upright((x - 0.80, x + 0.80), (1.15, 1.50), BACK_WALL, scene.hour.land)
@@ -183,11 +186,11 @@ def paint_window(canvas: Canvas, scene: Scene) -> None:
 def paint_bed(canvas: Canvas, scene: Scene) -> None:
     """A double bed, its head at the back wall."""
     x = scene.bed
-    canvas.box((x - 0.85, x + 0.85), (0, 1.0), (BACK_WALL - 0.08, BACK_WALL), WOOD)  # headboard
+    canvas.box((x - 0.85, x + 0.85), (0, 1.0), (BACK_WALL - 0.08, BACK_WALL), scene.wood)  # headboard
     canvas.box((x - 0.85, x + 0.85), (0.1, 0.5), (BACK_WALL - 2.1, BACK_WALL - 0.08), WHITE)  # mattress
     canvas.box((x - 0.75, x - 0.04), (0.5, 0.72), (BACK_WALL - 0.6, BACK_WALL - 0.1), WHITE)  # pillows
     canvas.box((x + 0.04, x + 0.75), (0.5, 0.72), (BACK_WALL - 0.6, BACK_WALL - 0.1), WHITE)
-    canvas.box((x - 0.89, x + 0.89), (0.15, 0.56), (BACK_WALL - 2.1, BACK_WALL - 0.9), scene.blanket)
+    canvas.box((x - 0.89, x + 0.89), (0.15, 0.56), (BACK_WALL - 2.1, BACK_WALL - 0.9), scene.cloth)  # blanket
 
 
 def light(canvas: Canvas, scene: Scene, size: int) -> np.ndarray:
@@ -202,9 +205,9 @@ def light(canvas: Canvas, scene: Scene, size: int) -> np.ndarray:
         down = np.exp(-(((centres - from_top) / radius) ** 2))
         return down[:, None, None] * (across[:, None] * np.array(colour, np.float32))
 
-    window_glow = glow(scene.bed, 1.6, scene.hour.window_light)
+    window_glow = glow(scene.window, 1.6, scene.hour.window_light)
     lamp_glow = glow(scene.bed, 1.0, scene.hour.lamplight)  # at the head of the bed
-    return np.array(scene.hour.daylight, np.float32) + window_glow + lamp_glow
+    return scene.brightness * (np.array(scene.hour.daylight, np.float32) + window_glow + lamp_glow)
 
 
 def room(seed: int, index: int, size: int) -> np.ndarray:
