@@ -1,4 +1,4 @@
-"""The first pictures of several sources side by side, each source under its title: rooms.png and its like.
+"""The first pictures of several sources side by side, each source under its title: rooms.png, photos64.webp.
 
     python docs/side_by_side.py rooms.png --size 32 "real=rooms" "seed 0=samples0/samples.npy"
 
@@ -56,12 +56,14 @@ def tile(pictures: np.ndarray, columns: int) -> np.ndarray:
 def parse_args(argv=None):
     parser = make_parser("side_by_side.py", "Pictures of several sources side by side")
     add = parser.add_argument
-    add("out", type=Path, help="PNG to write")
+    add("out", type=Path, help="picture to write: .png, or .webp (lossy, smaller)")
     add("sources", nargs="+", metavar="TITLE=SOURCE", help="samples.npy, or what --data takes")
     add("--size", type=at_least(1), default=32, help="side of the pictures")
     add("--count", type=at_least(1), default=6, help="pictures of each source, a multiple of --columns")
     add("--columns", type=at_least(1), default=2, help="columns of each source")
     args = parser.parse_args(argv)
+    if args.out.suffix not in (".png", ".webp"):
+        parser.error(f"{args.out} must end in .png or .webp")
     if args.count % args.columns:
         parser.error(f"--count {args.count} is not a multiple of --columns {args.columns}")
     for source in args.sources:
@@ -87,7 +89,7 @@ def main(argv=None) -> None:
             draw.text((left + width // 2, TITLE // 2), title, "black", font, anchor="mm")
             picture.paste(Image.fromarray(pictures), (left, TITLE))
         with runs.write_file(args.out) as file:
-            picture.save(file, "png")
+            picture.save(file, args.out.suffix[1:], quality=80)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,22 @@ def test_each_source_has_its_pictures_in_rows(tmp_path):
     assert picture[:32].min() < 50  # the titles
 
 
+def test_webp_shows_the_same_and_is_smaller(tmp_path):
+    for name in ("out.png", "out.webp"):
+        MAIN([str(tmp_path / name), "real=rooms"])
+    png, webp = (Image.open(tmp_path / name).convert("RGB") for name in ("out.png", "out.webp"))
+    assert np.abs(np.asarray(png, float) - np.asarray(webp, float)).mean() < 4  # grey levels of 255
+    assert (tmp_path / "out.webp").stat().st_size < (tmp_path / "out.png").stat().st_size / 2
+
+
+def test_another_kind_of_file_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        MAIN([str(tmp_path / "out.gif"), "real=rooms"])
+    assert stop.value.code == 2
+    assert "must end in .png or .webp" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
