@@ -258,8 +258,7 @@ def train_step(G, D, opt_g, opt_d, real, z, y, loss="ls", a=0.0, b=1.0, c=1.0, a
     ones too. With loss="sigmoid" the means are of sigmoid(D). amp: bfloat16 forward passes; the losses are in
     float32 if D ends in a LastLinear. All of D's parameters require gradients afterwards.
     """
-    autocast = torch.autocast(real.device.type, torch.bfloat16, enabled=amp)
-    with autocast:
+    with torch.autocast(real.device.type, torch.bfloat16, enabled=amp):
         fake = G(z, y)  # for both updates: G does not change in between
         d_real = D(real, y)  # real and fake pictures apart: each has its own BN statistics
         d_fake = D(fake.detach(), y)
@@ -269,8 +268,9 @@ def train_step(G, D, opt_g, opt_d, real, z, y, loss="ls", a=0.0, b=1.0, c=1.0, a
     opt_d.step()
 
     D.requires_grad_(False)  # only the gradient of D's input is needed now
-    with autocast:
-        g_loss = generator_loss(D(fake, y), c, loss)
+    with torch.autocast(real.device.type, torch.bfloat16, enabled=amp):
+        d_fake_for_g = D(fake, y)
+    g_loss = generator_loss(d_fake_for_g, c, loss)
     opt_g.zero_grad()
     g_loss.backward()
     opt_g.step()
@@ -397,7 +397,8 @@ def ema_with_warm_up(decay: float) -> Callable:
 
     def update(averages: list[Tensor], values: list[Tensor], updates: Tensor) -> None:
         n = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n)
+        average = get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))
+        average(averages, values, n)
 
     return update
 
@@ -444,11 +445,14 @@ def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[
     """train_step with the settings of this run, as a function of real, z and y; with --graph a CUDA graph."""
     G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
 
+    settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
+
     def update(real, z, y):
-        settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
         return train_step(G, D, opt_g, opt_d, real, z, y, **settings)
 
-    return runs.Graph(update, [opt_g, opt_d], device) if args.graph else update
+    if args.graph:
+        return runs.Graph(update, [opt_g, opt_d], device)
+    return update
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -468,13 +472,13 @@ def train(args: Namespace) -> None:
     G, D = state["G"], state["D"]
     shown = state["ema"].module if args.ema else G  # the network that pictures come from
     reals, grid_z, grid_y = choose_shown(characters, args, device)
-    share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
+    share = runs.own_share(args.batch_size, rank, world)
     out = Path(args.out)
 
     with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
         start, log_rows = runs.restore(args, state, characters.fingerprint)
         order = batch_order(len(pictures), args.batch_size, args.seed, start)
-        own_order = (indices[share] for indices in order)  # this process's part of each batch
+        own_order = (indices[share] for indices in order)
         batches = load_batches(pictures, labels, own_order)
         update = make_update(args, state, device)  # after restore: see runs.Graph
 

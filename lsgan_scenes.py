@@ -325,8 +325,7 @@ def train_step(
     of sigmoid(D). amp: bfloat16 forward passes; the losses are in float32 if D ends in a LastLinear. All of
     D's parameters require gradients afterwards.
     """
-    autocast = torch.autocast(real.device.type, torch.bfloat16, enabled=amp)
-    with autocast:
+    with torch.autocast(real.device.type, torch.bfloat16, enabled=amp):
         fake = G(z)  # for both updates: G does not change in between
         if u is not None:
             real = augment(real, u[0], augment_strength)
@@ -339,8 +338,9 @@ def train_step(
     opt_d.step()
 
     D.requires_grad_(False)  # only the gradient of D's input is needed now
-    with autocast:
-        g_loss = generator_loss(D(fake), c, loss)
+    with torch.autocast(real.device.type, torch.bfloat16, enabled=amp):
+        d_fake_for_g = D(fake)
+    g_loss = generator_loss(d_fake_for_g, c, loss)
     opt_g.zero_grad()
     g_loss.backward()
     opt_g.step()
@@ -414,7 +414,8 @@ def ema_with_warm_up(decay: float) -> Callable:
 
     def update(averages: list[Tensor], values: list[Tensor], updates: Tensor) -> None:
         n = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n)
+        average = get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))
+        average(averages, values, n)
 
     return update
 
@@ -460,11 +461,14 @@ def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[
     """train_step with this run's settings, a function of real, z and with --augment u; or its CUDA graph."""
     G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
 
-    def update(real, z, u=None):
-        settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
-        return train_step(G, D, opt_g, opt_d, real, z, u=u, augment_strength=args.augment, **settings)
+    settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
 
-    return runs.Graph(update, [opt_g, opt_d], device) if args.graph else update
+    def update(real, z, u=None):
+        return train_step(G, D, opt_g, opt_d, real, z, u, augment_strength=args.augment, **settings)
+
+    if args.graph:
+        return runs.Graph(update, [opt_g, opt_d], device)
+    return update
 
 
 def draw_noise(args: Namespace, step: int, share: slice, device: torch.device) -> list[Tensor]:
@@ -491,13 +495,13 @@ def train(args: Namespace) -> None:
     G, D = state["G"], state["D"]
     shown = state["ema"].module if args.ema else G  # the network that pictures come from
     grid_z = noise(64, args.z_dim, args.seed, GRID, 0).to(device)
-    share = slice(rank * args.batch_size // world, (rank + 1) * args.batch_size // world)
+    share = runs.own_share(args.batch_size, rank, world)
     out = Path(args.out)
 
     with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
         start, log_rows = runs.restore(args, state, fingerprint)
         order = batch_order(len(pictures), args.batch_size, args.seed, start)
-        own_order = (indices[share] for indices in order)  # this process's part of each batch
+        own_order = (indices[share] for indices in order)
         batches = load_batches(pictures, own_order, device, args.workers)
         update = make_update(args, state, device)  # after restore: see runs.Graph
 

@@ -924,7 +924,7 @@ def train(args: Namespace) -> None:
 
         if caught and missing:
             print(f"{table}\nstopped; --resume goes on")
-            sys.exit(128 + caught[0])  # 130: Ctrl-C, 143: SIGTERM
+            sys.exit(128 + caught[0])  # 130: Ctrl-C, 143: SIGTERM, 129: SIGHUP
         if missing and world > 1:
             print(
                 f"rank {rank} is done; {missing} cells of other ranks are not finished."

@@ -336,6 +336,12 @@ def average_gradients(optimizer: torch.optim.Optimizer, args: tuple = (), kwargs
         gradient.copy_(mean.view(gradient.shape))
 
 
+def own_share(batch_size: int, rank: int, world: int) -> slice:
+    """Where the process of this rank finds its part of a batch."""
+    part = batch_size // world
+    return slice(rank * part, (rank + 1) * part)
+
+
 def average(values: Tensor) -> Tensor:
     """The mean of all processes' values, in place."""
     if dist.is_initialized():
@@ -346,7 +352,11 @@ def average(values: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Inside, SIGINT and SIGTERM do not interrupt: their numbers are appended to the list."""
+    """Inside, SIGINT, SIGTERM and SIGHUP do not interrupt: their numbers are appended to the list.
+
+    A second Ctrl-C does interrupt, as the loop may hang and never look at the list; but not under torchrun,
+    whose processes get each Ctrl-C twice. SIGHUP, a closed terminal, stays ignored under nohup.
+    """
     caught = []
     if threading.current_thread() is not threading.main_thread():
         yield caught  # Python lets only the main thread set handlers
@@ -354,8 +364,14 @@ def catch_signals() -> Iterator[list[int]]:
 
     def remember(number, frame):
         caught.append(number)
+        if number == signal.SIGINT and not started_by_torchrun():
+            signal.signal(number, before[number])
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
+    for number in before:
+        signal.signal(number, remember)
     try:
         yield caught
     finally:
@@ -379,7 +395,7 @@ def agree_to_stop(caught: list[int], step: int, every: int, device: torch.device
 
 
 def exit_stopped(number: int, step: int) -> NoReturn:
-    """Ends the program after signal `number`: with exit code 130 for Ctrl-C, 143 for SIGTERM."""
+    """Ends the program after a signal; the exit code is 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     if not dist.is_initialized() or dist.get_rank() == 0:
         tqdm.write(f"stopped at step {step}; --resume goes on")
     sys.exit(128 + number)
@@ -394,7 +410,7 @@ def available_cores() -> int:
 
 def local_processes() -> int:
     """How many processes torchrun has started on this machine; 1 without it."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if started_by_torchrun() else 1
 
 
 def default_workers() -> int:

@@ -50,6 +50,14 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch", "torchvision.utils"])
 
 
+@pytest.fixture(autouse=True)
+def same_handlers_afterwards():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(params=SCRIPTS)
 def script(request):
     return importlib.import_module(request.param)
@@ -494,7 +502,7 @@ def test_killed_at_a_random_moment(script, run, tmp_path, seed):
     assert same_run(killed, whole)
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signal_saves_and_stops(script, run, tmp_path, monkeypatch, number, code):
     check_signal(script, run, tmp_path, monkeypatch, number, code, [])
 
@@ -507,6 +515,7 @@ def test_signal_saves_and_stops_with_workers(script, run, tmp_path, monkeypatch,
 
 def check_signal(script, run, tmp_path, monkeypatch, number, code, flags):
     flags = *flags, "--steps", 5, "--out"
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         at_call(patch, script, "train_step", 3, lambda: os.kill(os.getpid(), number))
@@ -536,6 +545,39 @@ def test_ctrl_c_reaches_the_loop_alone(script, tmp_path):
     while any(Path(f"/proc/{worker}").exists() for worker in workers):  # soon no worker is left
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_second_ctrl_c_interrupts_a_loop_that_hangs():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background
+    with pytest.raises(KeyboardInterrupt), runs.catch_signals() as caught:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert caught == [signal.SIGINT]
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def torchrun(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+
+
+def test_torchrun_says_how_many_processes_it_started(torchrun):
+    assert runs.local_processes() == 8
+
+
+def test_torchrun_gives_ctrl_c_twice(torchrun):
+    with runs.catch_signals() as caught:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert caught == [signal.SIGINT, signal.SIGINT]
+
+
+def test_nohup_is_respected():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with runs.catch_signals() as caught:
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert not caught and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def children(pid):
@@ -571,6 +613,8 @@ def test_main_in_a_thread(script, tmp_path):
 def test_local_rank_alone_is_not_torchrun(run, tmp_path, monkeypatch):
     """Some schedulers of clusters set it for every process."""
     monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert runs.local_processes() == 1
     assert run("--steps", 1, "--out", tmp_path / "run")[0] == 0
 
 
@@ -1139,7 +1183,7 @@ def test_bad_data(script, run, tmp_path, damage):
 @pytest.mark.parametrize("cores, processes, workers", [(8, 1, 8), (64, 1, 16), (64, 8, 8), (2, 8, 1)])
 def test_processes_share_the_cores_for_their_workers(monkeypatch, cores, processes, workers):
     monkeypatch.setattr(runs, "available_cores", lambda: cores)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr(runs, "local_processes", lambda: processes)
     assert runs.default_workers() == workers
 
 
@@ -1202,7 +1246,7 @@ def test_workers_that_could_fill_the_shared_memory_are_refused(script, processes
     module = __import__(script)
     make_photos(tmp_path / "data", range(20))
     monkeypatch.setattr(module, "IN_MEMORY", 0)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr(runs, "local_processes", lambda: processes)
     workers, batch = 3 * processes, 4 * 16 * 16 * 3
     for free, opens in ((2 * workers * batch, True), (2 * workers * batch - 1, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: argparse.Namespace(free=free))
