@@ -8,9 +8,11 @@
 
 A cell is one run: a setting, an optimizer, a loss and a seed. Settings: bn_g has no batch normalization in G,
 bn_gd in neither network, bn has it in both. Writes table.md, figure7.png, results.csv (a row for each
-finished cell), and a folder for each cell with its log.csv, last.pt and samples/.
+finished cell), a folder for each cell with its log.csv, last.pt and samples/, and what --resume needs:
+last.pt and args.json.
 
-Needs 512 pictures or more, of 32x32 or more. Differences from the authors' code: losses are means over the
+Needs pictures of 32x32 or more: 512 of them, 1,024 with a classifier of their labels, 16,384 with Inception.
+Differences from the authors' code: losses are means over the
 batch. Where theirs are sums, our RMSProp (TensorFlow's rule) multiplies gradients by the batch size. Padding,
 BN's variance and the single forward pass of G are as in lsgan_scenes.py. For bn_gd with RMSProp their code
 uses ls-110, the paper ls. Their code stops at 5,000,000 steps and the paper gives no number; our default is
@@ -471,8 +473,10 @@ class Judge:
     ):
         """pictures: uint8 [N, size, size, 3]. labels: [N], for a classifier. kind: from choose_extractor.
 
-        Raises DataError if the three FIDs are not in that order: at sizes below 32, or if the data are odd.
+        Raises DataError if size is below 32, or if the three FIDs are not in that order: the data are odd.
         """
+        if size < 32:
+            raise DataError(f"--size {size} is below 32: the rule compares with pictures blurred to 16x16")
         if kind == "classifier":
             self.extractor = load_classifier(*split_train_test(pictures, labels), device)
         else:
@@ -587,6 +591,7 @@ def is_finite(run: Run) -> bool:
 
 
 def save_cell(run: Run, args: Namespace) -> None:
+    """Writes the cell's last.pt. It holds no `data`, by which check_resume knows the grid's own last.pt."""
     runs.save_checkpoint(
         run.folder / "last.pt", run.state, args=runs.saved_args(args), step=run.step, log=run.rows
     )
@@ -611,7 +616,10 @@ def add_row(run: Run, measured: dict[str, float]) -> None:
 
 
 def record(run: Run, fixed_z: Tensor, judge: Judge, args: Namespace) -> bool:
-    """Judges the pictures of fixed_z, saves the cell and adds to its log. False if the cell is not finite."""
+    """Judges the pictures of fixed_z, saves the cell and adds to its log. False if the cell is not finite.
+
+    The checkpoint, which holds the log too, is written before log.csv; start_cell mends that after a kill.
+    """
     finite = is_finite(run)
     if finite:
         fakes = generate_all(run.state["G"], fixed_z)
@@ -636,7 +644,7 @@ def train_cells(
 
     Stops early once `caught` holds a signal.
     """
-    active = [start_cell(cell, args, device) for cell in cells]  # those that are finite
+    active = [start_cell(cell, args, device) for cell in cells]  # all; later those that are still finite
     seed = cells[0].seed
     start = min(run.step for run in active)
     order = batch_order(len(pictures), args.batch_size, seed, start)
@@ -654,7 +662,7 @@ def train_cells(
             run.step = step
         # Up to here nothing waits for the device.
 
-        stopped = bool(caught)  # read once, so that the two tests below agree
+        stopped = bool(caught)  # read once: a signal between the two tests below would stop without saving
         if due(step, args.sample_every, args.steps):
             for run in behind:
                 if not record(run, fixed_z, judge, args):
@@ -692,7 +700,7 @@ def make_table(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
     the scores over the seeds whose scores are finite, and what the paper says.
     """
     scores = ["FID"]
-    if not all(np.isnan(log["IS"][-1]) for log in logs.values()):
+    if any(np.isfinite(log["IS"][-1]) for log in logs.values()):
         scores.append("IS")
     lines = [["setting, optimizer, loss", *VERDICTS, *scores, "the paper"]]
     lines.append(["---"] * len(lines[0]))
@@ -734,6 +742,8 @@ def write_report(out: Path, cells: list[Cell], steps: int, judge: Judge, about: 
         verdicts = {cell: judge.verdict_of(log) for cell, log in logs.items()}
         table = make_table(logs, verdicts)
         text = f"{about}\n\n{judge.describe()}\n\n{table}"
+        if missing:
+            text += f"\nNot counted: {missing} unfinished cells. (One that diverges finishes early.)\n"
         with runs.write_file(out / "table.md") as file:
             file.write(text.encode("utf-8", "backslashreplace"))
         with runs.write_file(out / "results.csv") as file:
@@ -744,10 +754,10 @@ def write_report(out: Path, cells: list[Cell], steps: int, judge: Judge, about: 
 
 def make_results(logs: dict[Cell, np.ndarray], verdicts: dict[Cell, str]) -> str:
     """CSV: a row for each finished cell, with its verdict and the last row of its log."""
-    columns = next(iter(logs.values())).dtype.names
-    rows = [[*Cell._fields, "verdict", *columns]]
+    rows = [[*Cell._fields, "verdict", *COLUMNS]]
     for cell, log in logs.items():
-        rows.append([*cell, verdicts[cell], *(f"{value:.10g}" for value in log[-1].item())])
+        values = [f"{log[name][-1]:.10g}" for name in COLUMNS]
+        rows.append([*cell, verdicts[cell], *values])
     return "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
@@ -771,12 +781,12 @@ def draw_figure7(out: Path, logs: dict[Cell, np.ndarray], verdicts: dict[Cell, s
     losses = [loss for loss in LOSSES if any(cell.loss == loss for cell in logs)]
     figure = Figure(figsize=(5 * len(losses) + 5, 2.7 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 2 * len(losses) + 2, squeeze=False)
-    for row, axes in zip(rows, panels):
-        *samples, fid, diversity = axes
+    for (setting, optimizer), axes in zip(rows, panels):
+        fid, diversity = axes[-2:]
         for i, loss in enumerate(losses):
-            group = [cell for cell in logs if cell[:3] == (*row, loss)]  # a cell for each seed
+            group = [cell for cell in logs if cell[:3] == (setting, optimizer, loss)]  # a cell for each seed
             group.sort(key=lambda cell: np.nan_to_num(logs[cell]["FID"][-1], nan=np.inf))
-            best, worst = samples[2 * i], samples[2 * i + 1]
+            best, worst = axes[2 * i], axes[2 * i + 1]
             best.axis("off")
             worst.axis("off")
             if group:
@@ -800,14 +810,14 @@ def show_samples(axes, which: str, out: Path, cell: Cell, verdicts: dict[Cell, s
     if paths:
         with Image.open(paths[-1]) as grid:
             axes.imshow(grid.crop((0, 0, grid.width // 2, grid.width // 2)))
-    run = ", ".join(TITLES.get(name, name) for name in cell[:3])
+    run = ", ".join(TITLES[name] for name in cell[:3])
     axes.set_title(f"{run}\n{which} (seed {cell.seed}): {verdicts[cell]}", fontsize=8)
 
 
 def draw_curves(axes, name: str, logs: dict[Cell, np.ndarray], cells: list[Cell], color: str) -> None:
     """A column of the logs over steps, a line for each of these cells, which have one loss."""
     for i, cell in enumerate(cells):
-        label = TITLES.get(cell.loss, cell.loss) if i == 0 else None  # once in the legend
+        label = TITLES[cell.loss] if i == 0 else None  # once in the legend
         axes.plot(logs[cell]["step"], logs[cell][name], color, label=label)
 
 
@@ -922,21 +932,24 @@ def train(args: Namespace) -> None:
                 if caught:
                     break
 
-        if caught and missing:
+        if not missing:
+            print(table)
+        elif caught:
             print(f"{table}\nstopped; --resume goes on")
             sys.exit(128 + caught[0])  # 130: Ctrl-C, 143: SIGTERM, 129: SIGHUP
-        if missing and world > 1:
+        else:  # other processes are still training, or have died
             print(
                 f"rank {rank} is done; {missing} cells of other ranks are not finished."
-                " If a rank has died, --resume trains its cells."
+                " If a rank has died, --resume trains its cells, once all ranks have ended."
             )
-        else:
-            print(table)
 
 
 def main(argv: list[str] | None = None) -> None:
     """The program; argv is by default sys.argv[1:]."""
-    with one_line_errors(Path(__file__).name, sizes="--batch-size, --size, --width, --z-dim or --seeds"):
+    with one_line_errors(
+        Path(__file__).name,
+        sizes="--batch-size, --size, --width or --z-dim, or fewer --settings, --optimizers or --losses",
+    ):
         args = parse_args(argv)
         runs.check_unused(Path(args.out), args.resume)  # at once: to read the data can take minutes
         train(args)

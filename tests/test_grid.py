@@ -616,13 +616,13 @@ def test_data_that_the_rule_cannot_judge(tmp_path):
     pictures[1::2] = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (512, 32, 32, 3)))
     with pytest.raises(DataError, match="does not suit these data"):
         Judge(pictures, None, "random", 32, torch.device("cpu"))
-    with pytest.raises(DataError, match="does not suit these data"):  # blurring to 16x16 changes nothing
+    with pytest.raises(DataError, match="--size 16 is below 32"):  # blurring to 16x16 changes nothing
         Judge(open_images("rooms", 16, limit=1024), None, "random", 16, torch.device("cpu"))
 
 
 def test_what_the_rule_cannot_judge_leaves_no_folder(call, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert refused(call(grid.main, *"--size 16 --limit 1024 --gpu -1 --out out".split()), "does not suit")
+    assert refused(call(grid.main, *"--size 16 --limit 1024 --gpu -1 --out out".split()), "below 32")
     assert not Path("out").exists()
 
 
@@ -655,6 +655,15 @@ def test_too_few_pictures_to_judge(call, tmp_path):
     assert not (tmp_path / "grid").exists()
 
 
+def write_log(path, rows):
+    """A cell's log.csv; rows: step, FID, IS and diversity. The other columns are nan."""
+    lines = [",".join(grid.COLUMNS)]
+    for row in rows:
+        values = dict(zip(("step", "FID", "IS", "diversity"), row))
+        lines.append(",".join(str(values.get(name, math.nan)) for name in grid.COLUMNS))
+    (path / "log.csv").write_text("\n".join(lines) + "\n")
+
+
 def test_table_counts_with_intervals_beside_the_papers_claims(tmp_path):
     cells = [Cell("bn_g", "adam", loss, seed) for loss in ("ls", "sigmoid") for seed in range(10)]
     cells.append(Cell("bn", "adam", "ls-110", 0))
@@ -662,14 +671,12 @@ def test_table_counts_with_intervals_beside_the_papers_claims(tmp_path):
         fid = 0.1 if loss == "ls" and seed < 5 else 5.0 if seed < 9 else float("nan")
         path = folder(tmp_path, Cell(setting, optimizer, loss, seed))
         (path / "samples").mkdir(parents=True)
-        (path / "log.csv").write_text(
-            f"step,FID,IS,diversity\n5,9,nan,1\n10,{fid},nan,{0.1 if seed == 8 else 1}\n"
-        )
+        write_log(path, [(5, 9, math.nan, 1), (10, fid, math.nan, 0.1 if seed == 8 else 1)])
         pictures = torch.full((64, 16, 16, 3), 20 * seed, dtype=torch.uint8)
         grid.save_grid(pictures, path / "samples/step_00000010.png")
     unfinished = Cell("bn_gd", "adam", "ls", 0)
     folder(tmp_path, unfinished).mkdir()
-    (folder(tmp_path, unfinished) / "log.csv").write_text("step,FID,IS,diversity\n5,9,nan,1\n")
+    write_log(folder(tmp_path, unfinished), [(5, 9, math.nan, 1)])
     table, missing = write_report(tmp_path, [*cells, unfinished], 10, QuickJudge(), "about")
     assert missing == 1
     lines = table.splitlines()
@@ -682,11 +689,12 @@ def test_table_counts_with_intervals_beside_the_papers_claims(tmp_path):
     assert lines[4] == "| bn adam ls-110 | 0/1 (0% to 79%) | 1 | 0 | 0 | 5 |  |" and len(lines) == 5
     assert len(results(tmp_path)) == 21
     assert (tmp_path / "figure7.png").stat().st_size > 10_000
-    assert "about" in (tmp_path / "table.md").read_text()
+    text = (tmp_path / "table.md").read_text()
+    assert "about" in text and "Not counted: 1 unfinished cells." in text
     for cell, score in zip(cells, range(2, 12)):  # labelled data have an Inception Score
-        (folder(tmp_path, cell) / "log.csv").write_text(f"step,FID,IS,diversity\n10,0.2,{score},1\n")
+        write_log(folder(tmp_path, cell), [(10, 0.2, score, 1)])
     table, missing = write_report(tmp_path, cells[:10], 10, QuickJudge(), "about")
-    assert missing == 0
+    assert missing == 0 and "Not counted" not in (tmp_path / "table.md").read_text()
     lines = table.splitlines()
     assert lines[0].endswith("| diverged | FID | IS | the paper |")
     assert lines[2].endswith("| 0 | 0 | 0 | 0.2 ± 0 | 6.5 ± 3 | 5/10 relatively good |")
@@ -929,12 +937,12 @@ def test_a_quick_grid_resumes(run, flags):
 
 
 def test_labels_choose_the_classifier(monkeypatch):
-    pictures, asked = torch.zeros(2000, 16, 16, 3, dtype=torch.uint8), []
+    pictures, asked = torch.zeros(2000, 32, 32, 3, dtype=torch.uint8), []
     monkeypatch.setattr(grid, "load_classifier", lambda *given: asked.append(given) or die())
     labels = np.arange(2000) % 2
     kind = grid.choose_extractor(None, pictures, labels)
     with pytest.raises(Killed):
-        Judge(pictures, labels, kind, 16, torch.device("cpu"))
+        Judge(pictures, labels, kind, 32, torch.device("cpu"))
     assert len(asked[0][0].labels) == 1600 and len(asked[0][1].labels) == 400
 
 
