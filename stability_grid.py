@@ -874,7 +874,26 @@ def check_resume(args: Namespace) -> dict:
     steps = checkpoint["args"]["steps"]
     if args.steps < steps:
         raise DataError(f"--steps {args.steps} is less than the {steps} of {args.resume}")
+    left_out = set(list_cells(Namespace(**checkpoint["args"]))) - set(list_cells(args))
+    if left_out:
+        raise DataError(
+            f"these flags leave out {len(left_out)} of the cells of {args.resume}; --resume only adds"
+        )
     return checkpoint
+
+
+def check_limits(limits: list[float], checkpoint: dict, path: str | None) -> None:
+    """Raises DataError unless the rule has the limits of the checkpoint.
+
+    It has not if the classifier was trained again, on another machine, so that its features are others.
+    checkpoint: {} for a new grid.
+    """
+    saved = checkpoint.get("limits", limits)  # grids of earlier versions have none either
+    if not np.allclose(limits, saved, rtol=0.01):
+        raise DataError(
+            f"the cells of {path} were judged by other features: the rule's limits are {limits[0]:.3g} and"
+            f" {limits[1]:.3g} here, {saved[0]:.3g} and {saved[1]:.3g} there"
+        )
 
 
 def join_processes() -> tuple[int, int]:
@@ -896,12 +915,14 @@ def train(args: Namespace) -> None:
     if args.graph and device.type != "cuda":
         raise DataError("--graph needs a GPU")
     runs.set_arithmetic(args.tf32)
-    checkpoint = check_resume(args) if args.resume else None
+    checkpoint = check_resume(args) if args.resume else {}
     pictures, labels, fingerprint = open_data(args, device)
-    if checkpoint and checkpoint["data"] != fingerprint:
+    if checkpoint.get("data", fingerprint) != fingerprint:
         raise DataError(f"the data of {args.data} are not those of {args.resume}, and cannot change")
     args.extractor = choose_extractor(args.extractor, pictures, labels)
     judge = Judge(pictures, labels, args.extractor, args.size, device)
+    limits = [judge.fid_learned, judge.fid_degraded]
+    check_limits(limits, checkpoint, args.resume)
     cells = list_cells(args)
     out = Path(args.out)
     rank, world = join_processes()
@@ -910,7 +931,9 @@ def train(args: Namespace) -> None:
         saved = runs.saved_args(args)
         if rank == 0:
             # Arguments only, for --resume: the weights are in the cells' own checkpoints.
-            runs.save_checkpoint(out / "last.pt", {}, args=saved, step=0, log=[], data=fingerprint)
+            runs.save_checkpoint(
+                out / "last.pt", {}, args=saved, step=0, log=[], data=fingerprint, limits=limits
+            )
             with runs.write_file(out / "args.json") as file:
                 file.write(json.dumps(saved, indent=1).encode())
         if dist.is_initialized():

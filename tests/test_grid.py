@@ -865,7 +865,7 @@ def test_damaged_checkpoint(run, name, damage):
     if damage == "pickle":
         torch.save({"args": os.system}, path)
     elif damage == "flipped bit":
-        data[len(data) // 3] ^= 1
+        data[data.index(b"batch_size")] ^= 1  # not in padding, where it would do no harm
         path.write_bytes(data)
     else:
         path.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "random": os.urandom(500)}[damage])
@@ -886,6 +886,27 @@ def test_a_checkpoint_of_something_else_is_no_grid(run):
     before = contents("scenes")
     assert refused(run("--resume", out="scenes"), "not the last.pt of a grid")
     assert contents("scenes") == before
+
+
+def test_resume_leaves_out_no_cell(run):
+    assert run("--steps 1 --seeds 2 --losses ls,sigmoid --settings bn_g --optimizers adam")[0] == 0
+    before = contents("out")
+    for flags, n in (("--seeds 1", 2), ("--seed 1", 2), ("--losses ls", 2), ("--settings bn", 4)):
+        assert refused(run(f"--resume {flags}"), f"leave out {n} of the cells of out/last.pt")
+        assert contents("out") == before
+
+
+def test_on_resume_the_rule_cannot_change(run):
+    """As if the classifier had been trained again on another machine."""
+    assert run("--steps 1 --seeds 1 --losses ls --settings bn_g --optimizers adam")[0] == 0
+    checkpoint = torch.load("out/last.pt", weights_only=True)
+    learned, degraded = checkpoint["limits"]
+    torch.save({**checkpoint, "limits": [learned, 1.001 * degraded]}, "out/last.pt")  # rounding
+    assert run("--resume")[0] == 0
+    torch.save({**checkpoint, "limits": [1.1 * learned, degraded]}, "out/last.pt")
+    before = contents("out")
+    assert refused(run("--resume"), "the cells of out/last.pt were judged by other features")
+    assert contents("out") == before
 
 
 def test_on_resume_the_data_cannot_change(run):
