@@ -885,7 +885,7 @@ def check_resume(args: Namespace) -> dict:
 def check_limits(limits: list[float], checkpoint: dict, path: str | None) -> None:
     """Raises DataError unless the rule has the limits of the checkpoint.
 
-    It has not if the classifier was trained again, on another machine, so that its features are others.
+    They differ if the classifier was trained again on another machine: its features are then others.
     checkpoint: {} for a new grid.
     """
     saved = checkpoint.get("limits", limits)  # grids of earlier versions have none either
