@@ -101,7 +101,7 @@ def measure(ways: dict[str, Callable], args: Namespace, device: torch.device) ->
         if device.type == "cuda":
             idle = max(0.0, 1 - time_kernels(step, args.steps, device) / median)
         measured[name] = Measured(median, idle)
-        print(f"{name}: {1000 * median:.2f} ms a step", file=sys.stderr)
+        print(f"{name}: {1000 * median:.2f} ms a step, idle {idle}", file=sys.stderr)
     return measured
 
 
@@ -171,19 +171,18 @@ def as_graph(update: Callable, device: torch.device) -> Callable:
 
 
 def our_ways(
-    make: Callable, train_step: Callable, inputs: tuple, device: torch.device
+    make: Callable, train_step: Callable, inputs: tuple, args: Namespace, device: torch.device
 ) -> dict[str, Callable]:
     """The script's own step, plain, as a graph and compiled. make: networks and optimizers."""
-    graph = as_graph(partial(train_step, *make()), device)
-    amp_graph = as_graph(partial(train_step, *make(), amp=True), device)
-    return {
-        "float32": partial(train_step, *make(), *inputs),
-        "float32, one graph": partial(graph, *inputs),
-        "float32, compiled": partial(train_step, *compiled(make(), device), *inputs),
-        "bfloat16": partial(train_step, *make(), *inputs, amp=True),
-        "bfloat16, one graph": partial(amp_graph, *inputs),
-        "bfloat16, compiled": partial(train_step, *compiled(make(), device), *inputs, amp=True),
-    }
+    ways = {}
+    for precision, amp in (("float32", False), ("bfloat16", True)):
+        graph = as_graph(partial(train_step, *make(), amp=amp), device)
+        ways[precision] = partial(train_step, *make(), *inputs, amp=amp)
+        ways[f"{precision}, one graph"] = partial(graph, *inputs)
+        if args.compiled:
+            networks = compiled(make(), device)
+            ways[f"{precision}, compiled"] = partial(train_step, *networks, *inputs, amp=amp)
+    return ways
 
 
 def count_macs(train_step: Callable, make: Callable, inputs: tuple) -> float:
@@ -222,7 +221,7 @@ def scenes_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
         pictures = torch.randint(256, (batch_size, sizes.size, sizes.size, 3), dtype=torch.uint8).to(device)
         real = pictures.permute(0, 3, 1, 2) / 127.5 - 1  # channels_last
         z = scenes.noise(batch_size, 1024, 0, scenes.Z, 1).to(device)
-        ways = our_ways(ours, scenes.train_step, (real, z), device)
+        ways = our_ways(ours, scenes.train_step, (real, z), args, device)
         for name, amp in (("obvious, float32", False), ("obvious, bfloat16", True)):
             step = bench_scenes.obvious_step
             ways[name] = partial(as_it_comes, step, *theirs(), real.contiguous(), z, amp)
@@ -250,7 +249,7 @@ def chars_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
         z = chars.noise(batch_size, 1024, 0, chars.Z, 1).to(device)
         y = torch.randint(sizes.classes, [batch_size]).to(device)
         inputs = real, z, y
-        ways = our_ways(ours, chars.train_step, inputs, device)
+        ways = our_ways(ours, chars.train_step, inputs, args, device)
         ways["obvious, float32"] = partial(as_it_comes, bench_chars.obvious_step, *theirs(), *inputs)
         ways["dcgan, float32"] = partial(as_it_comes, dcgan_step, *theirs(), *inputs)
         macs = count_macs(chars.train_step, ours, inputs)
@@ -324,13 +323,19 @@ def data_part(args: Namespace, device: torch.device) -> Iterator[list[str]]:
             write_rooms(Path(f"{spec}_train_lmdb"), args.pictures)
         array = str(prepare.prepare(spec, size, out=f"{folder}/prepared.npy"))
         places = [
-            ("LMDB, 2 workers", spec, 2),
-            (f"LMDB, {workers} workers (the default)", spec, workers),
-            (f"prepared array, {workers} workers", array, workers),
-            ("on the device", spec, None),
+            ("on the device", spec, None, []),
+            ("LMDB, 2 workers", spec, 2, []),
+            (f"LMDB, {workers} workers (the default)", spec, workers, []),
+            (f"prepared array, {workers} workers", array, workers, []),
         ]
-        for name, data, number in places:
-            share, _, steps_per_second, _ = bench_training.bench(data, flags, number)
+        if device.type == "cuda":
+            places += [
+                ("on the device, one graph", spec, None, ["--graph"]),
+                (f"prepared array, {workers} workers, one graph", array, workers, ["--graph"]),
+                ("on the device, bfloat16, one graph", spec, None, ["--graph", "--amp"]),
+            ]
+        for name, data, number, more in places:
+            share, _, steps_per_second, _ = bench_training.bench(data, flags + more, number)
             speed = f"{64 * steps_per_second:,.0f} images/s, waits for data {share:.1%} of the time"
             rows.append(row(f"scenes {size}x{size}, batch 64, {name}", speed))
     yield from rows  # not before: in there stdout is not the table's
@@ -369,6 +374,12 @@ def parse_args(argv: list[str] | None) -> Namespace:
         "--quick",
         action="store_true",
         help="one round of one small step: shows that this script works, no more",
+    )
+    add(
+        "--compiled",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with the ways that take minutes to compile",
     )
     add("--peak-tf32", type=float, default=495e12, help="FLOP/s of the card, dense, in TF32")
     add("--peak-bf16", type=float, default=989e12, help="FLOP/s of the card, dense, in bfloat16")

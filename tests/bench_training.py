@@ -30,10 +30,15 @@ from data import prepare
 WARM_UP = 10
 
 
-def watch(loader, seen):
-    """The loader's batches; appends to `seen` for each: time before and after waiting, memory in MB."""
+def watch(loader, seen, last):
+    """The loader's batches; appends to `seen` for each: time before and after waiting, memory in MB.
+
+    On a GPU the program runs ahead; before the first and the last batch that count it waits for the GPU.
+    """
     batches = iter(loader)
     while True:
+        if torch.cuda.is_available() and len(seen) in (WARM_UP, last - 1):
+            torch.cuda.synchronize()
         before = time.perf_counter()
         batch = next(batches, None)
         after = time.perf_counter()
@@ -56,7 +61,8 @@ def bench(data, flags, workers):
         in_steps.append(time.perf_counter() - start)
         return losses
 
-    scenes.load_batches = lambda *args: watch(load_batches(*args), seen)
+    last = scenes.parse_args(flags).steps
+    scenes.load_batches = lambda *args: watch(load_batches(*args), seen, last)
     scenes.train_step = timed_step
     if workers is not None:
         flags = [*flags, "--workers", str(workers)]
