@@ -4,7 +4,7 @@
     python lsgan_scenes.py --data lsun/bedroom --gpu 0 --resume            # go on where it stopped
     python lsgan_scenes.py --sample runs/lsgan_scenes-bedroom-ls-seed0/last.pt --n 64
     torchrun --nproc-per-node 8 lsgan_scenes.py --data lsun/bedroom        # the same run on eight GPUs
-    python lsgan_scenes.py --size 32 --width 24 --batch-size 32 --z-dim 64 --lr 5e-4 --ema 0.999 --steps 4500
+    python lsgan_scenes.py --size 32 --width 24 --batch-size 32 --z-dim 64 --beta1 0 --ema 0.999 --steps 4500
 
 On one H200 a step trains on 6,070 images a second (float32 with TF32); reading an LMDB with 16 workers holds
 the loop to 3,770. docs/speed.md and docs/results.md have the conditions and what came out. Pictures are
