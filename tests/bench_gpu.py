@@ -97,11 +97,12 @@ def measure(ways: dict[str, Callable], args: Namespace, device: torch.device) ->
     measured = {}
     for name, step in ways.items():
         median = statistics.median(seconds[name][1:])  # the first round warms up
+        print(f"{name}: {1000 * median:.2f} ms a step", file=sys.stderr)
         idle = None
         if device.type == "cuda":
             idle = max(0.0, 1 - time_kernels(step, args.steps, device) / median)
+            print(f"{name}: GPU idle {idle:.0%}", file=sys.stderr)
         measured[name] = Measured(median, idle)
-        print(f"{name}: {1000 * median:.2f} ms a step, idle {idle}", file=sys.stderr)
     return measured
 
 
