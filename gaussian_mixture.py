@@ -695,7 +695,7 @@ def show(bar: tqdm, step: int, losses: list[str], values: Tensor) -> None:
 
 def train(args: Namespace) -> None:
     """Trains as `args` says and fills the run directory args.out."""
-    device = runs.pick_device(args.gpu)
+    device = runs.pick_device(args.gpu, args.graph)
     runs.set_arithmetic(tf32=False)  # a mode is 0.01 wide
     out = Path(args.out)
     losses = args.losses

@@ -486,7 +486,7 @@ def due(step: int, every: int, last: int) -> bool:
 
 def train(args: Namespace) -> None:
     """Trains G and D with the settings in args, and writes checkpoints, log and grids to args.out."""
-    device = runs.pick_device(args.gpu)
+    device = runs.pick_device(args.gpu, args.graph)
     rank, world = runs.join_processes(device)
     runs.set_arithmetic(args.tf32)
 

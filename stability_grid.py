@@ -911,9 +911,7 @@ def train(args: Namespace) -> None:
     and then reports on all that are finished, so that the last one's report is complete; nobody waits for a
     process that has died.
     """
-    device = runs.pick_device(args.gpu)
-    if args.graph and device.type != "cuda":
-        raise DataError("--graph needs a GPU")
+    device = runs.pick_device(args.gpu, args.graph)
     runs.set_arithmetic(args.tf32)
     checkpoint = check_resume(args) if args.resume else {}
     pictures, labels, fingerprint = open_data(args, device)

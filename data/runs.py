@@ -216,9 +216,14 @@ def print_once(text: str) -> None:
         print(text)
 
 
-def pick_device(gpu: int | None) -> torch.device:
-    """--gpu N: that GPU; -1: the CPU; None: GPU 0, under torchrun the local rank's, or else the CPU."""
+def pick_device(gpu: int | None, graph: bool = False) -> torch.device:
+    """--gpu N: that GPU; -1: the CPU; None: GPU 0, under torchrun the local rank's, or else the CPU.
+
+    Raises DataError if there is no such GPU, or with graph (--graph) if that leaves the CPU.
+    """
     count = torch.cuda.device_count()
+    if graph and (gpu == -1 or count == 0):
+        raise DataError("--graph needs a GPU; --no-graph runs without it")
     if gpu == -1:
         return torch.device("cpu")
     if gpu is not None and started_by_torchrun():
@@ -264,13 +269,12 @@ class Graph:
     step: takes tensors on the GPU, always of the same shapes; steps the optimizers, whose states must not be
     loaded afterwards; returns a tensor. The first three calls are eager and warm up: they create the
     optimizers' states and initialize the libraries. The fourth is captured, and from then on every call
-    copies its arguments to the captured inputs and replays the kernels. DataError without a GPU, or with
-    several processes.
+    copies its arguments to the captured inputs and replays the kernels. DataError with several processes.
     """
 
     def __init__(self, step: Callable[..., Tensor], optimizers: Iterable, device: torch.device):
-        if device.type != "cuda" or (dist.is_initialized() and dist.get_world_size() > 1):
-            raise DataError("--graph needs a GPU, and a single process")
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            raise DataError("--graph needs a single process")
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["capturable"] = True

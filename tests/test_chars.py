@@ -480,6 +480,7 @@ def test_graph_needs_a_gpu(tmp_path, call):
     code, _, err = call(chars.main, *TINY, "--steps", 1, "--graph", "--out", tmp_path / "run")
     assert (code, err.count("\n")) == (2, 1)
     assert "--graph needs a GPU" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_checkpoint_of_a_graph_goes_on_on_the_cpu(tmp_path, call):

@@ -777,7 +777,9 @@ def test_nothing_uses_global_generators(run, tmp_path):
 
 
 def test_graph_needs_a_gpu(run, tmp_path):
-    assert refused(run("--steps", 1, "--gpu", -1, "--graph"), "--graph needs a GPU")
+    result = run("--steps", 1, "--gpu", -1, "--graph", "--out", tmp_path / "run")
+    assert refused(result, "--graph needs a GPU")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_without_init_weights_is_not_silently_dead():

@@ -708,3 +708,4 @@ def test_graph_needs_a_gpu(tmp_path, call):
     code, _, err = call(scenes.main, *TINY, "--steps", 1, "--graph", "--out", tmp_path / "run")
     assert (code, err.count("\n")) == (2, 1)
     assert "--graph needs a GPU" in err
+    assert not (tmp_path / "run").exists()
