@@ -8,7 +8,7 @@
 
 Figure 1 takes half a minute, Figure 2 a second. Figure 8 comes with counts: table.md, results.csv and
 curves.png beside figure8.png. All losses and seeds train side by side as one batched network, each as it
-would alone, to rounding. If any model becomes non-finite, the whole run stops.
+would alone, up to rounding. If any model becomes non-finite, the whole run stops.
 
 Differences from the authors' code: losses are means over the batch (theirs are sums, except D's cross
 entropy; a constant factor hardly matters to Adam). Their two updates run without a fixed order; --updates
@@ -38,7 +38,7 @@ BATCH = 512  # points a step, the authors'
 CHUNK = 10  # steps whose data are drawn at once: fewer launches on a GPU
 MEASURED = 2500  # points of a model for measure()
 DRAWN = 5120  # points of a panel of Figure 8
-MIN_POINTS = 20  # of MEASURED that make a mode hit
+MIN_POINTS = 20  # a mode is hit if this many of MEASURED points lie on it
 SNAPSHOT_EVERY = 5000  # steps between the columns of Figure 8, as in the authors' code
 MEASURES = ["d_loss", "g_loss", "modes", "share", "basins", "divergence"]  # the last four: see measure()
 FIXED = ("losses", "seed", "seeds", "z_dim", "radius", "std", "doubled_mode")  # --resume may not change them
@@ -105,8 +105,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # The 1 at the end: numpy splits integers of 2**32 or more into two words and ignores zeros at the end, so
-    # without it [2**32, 5, 0] would be the same seed as [0, 1, 5].
+    # NumPy splits integers of 2**32 or more into two words and drops zeros at the end. Without the 1,
+    # [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -167,10 +167,10 @@ def draw_batches(
 
     They are functions of seed, step and kind of device, and are drawn on the device of the mixture.
     """
-    for step in range(start, stop):
-        if step == start or step % CHUNK == 0:
-            real, z = draw_chunk(seeds, step // CHUNK, z_dim, target, batch)
-        yield real[:, step % CHUNK], z[:, step % CHUNK]
+    for done in range(start, stop):  # steps done so far
+        if done == start or done % CHUNK == 0:
+            real, z = draw_chunk(seeds, done // CHUNK, z_dim, target, batch)
+        yield real[:, done % CHUNK], z[:, done % CHUNK]
 
 
 # ---------------------------------------------------------------- networks
@@ -270,7 +270,7 @@ def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneou
     fake = G(z.repeat(n, 1, 1))
     d_real = D(real.repeat(n, 1, 1)).chunk(n)  # [seeds, B] for each loss
     d_fake = D(fake).chunk(n)
-    d_loss = torch.cat(list(map(discriminator_loss, d_real, d_fake, losses)))  # [models]
+    d_loss = torch.cat([discriminator_loss(*outputs) for outputs in zip(d_real, d_fake, losses)])  # [models]
     opt_d.zero_grad()
     # No model's loss depends on another's weights: the gradient of the sum holds that of each. inputs: G gets
     # no gradient of D's loss. retain_graph: simultaneous updates go back through the same D(fake) for G.
@@ -279,7 +279,7 @@ def train_step(G, D, opt_g, opt_d, real, z, losses=("ls",), updates="simultaneou
         opt_d.step()
         d_fake = D(fake).chunk(n)
 
-    g_loss = torch.cat(list(map(generator_loss, d_fake, losses)))
+    g_loss = torch.cat([generator_loss(*outputs) for outputs in zip(d_fake, losses)])
     opt_g.zero_grad()
     g_loss.sum().backward(inputs=list(G.parameters()))
     if updates == "simultaneous":
@@ -309,24 +309,28 @@ def points_of_first_seed(G: Generator, seeds: range) -> Tensor:
 def measure(points: Tensor, target: Mixture) -> Tensor:
     """Points [..., MEASURED, 2] -> [..., 4], how well they follow the mixture:
 
-    modes: how many have at least MIN_POINTS points within 3 std;
+    modes: how many modes have at least MIN_POINTS points within 3 std;
     share: the share of points within 3 std of a mode; 0.989 for true ones;
-    basins: how many have at least MIN_POINTS points within half the smallest distance between two modes; with
-        the default mixture an untrained generator, a blob over everything, has them all;
+    basins: how many modes have so many points within half the smallest distance between two modes; with the
+        default mixture an untrained generator, a blob over everything, has them all;
     divergence: KL(shares of the points by their nearest mode || weights), in nats.
     """
     # By matrix products, cdist's default, a distance may be wrong by 1e-4.
     distances = torch.cdist(points, target.centres, compute_mode="donot_use_mm_for_euclid_dist")
-    distance, nearest = distances.min(-1)
-    one_hot = F.one_hot(nearest, len(target.centres))  # [..., n, modes]
-    within = distance <= 3 * target.std
-    in_basin = distance <= F.pdist(target.centres).min() / 2
+    nearest_distance, nearest = distances.min(-1)
+    one_hot = F.one_hot(nearest, len(target.centres)).float()  # [..., n, modes]
 
-    modes_hit = ((one_hot * within[..., None]).sum(-2) >= MIN_POINTS).sum(-1)
-    basins_hit = ((one_hot * in_basin[..., None]).sum(-2) >= MIN_POINTS).sum(-1)
-    shares = one_hot.float().mean(-2)
+    def modes_within(radius) -> Tensor:
+        within = nearest_distance <= radius
+        points_per_mode = (one_hot * within[..., None]).sum(-2)
+        return (points_per_mode >= MIN_POINTS).sum(-1).float()
+
+    modes = modes_within(3 * target.std)
+    share = (nearest_distance <= 3 * target.std).float().mean(-1)
+    basins = modes_within(F.pdist(target.centres).min() / 2)
+    shares = one_hot.mean(-2)
     divergence = torch.xlogy(shares, shares / target.weights).sum(-1)
-    return torch.stack([modes_hit, within.float().mean(-1), basins_hit, divergence], -1)
+    return torch.stack([modes, share, basins, divergence], -1)
 
 
 def spread(values: Tensor) -> str:
@@ -410,7 +414,7 @@ def draw_curves(path: Path, losses: list[str], measures: dict[int, Tensor]) -> N
     for axes, (name, title) in zip(figure.subplots(1, 4), titles.items()):
         column = history[..., MEASURES.index(name)]
         for i, loss in enumerate(losses):
-            quarter, median, three_quarters = column[:, i].quantile(torch.tensor([0.25, 0.5, 0.75]), 1)
+            quarter, median, three_quarters = column[:, i].quantile(torch.tensor([0.25, 0.5, 0.75]), dim=1)
             axes.plot(list(measures), median, label=loss, color=COLOURS[loss])
             axes.fill_between(list(measures), quarter, three_quarters, alpha=0.2, color=COLOURS[loss])
         axes.set(xlabel="step", title=title, ylim=(0, None))
@@ -456,8 +460,8 @@ def draw_figure8(path: Path, losses: list[str], points: dict[int | str, Tensor],
 
 
 # ---------------------------------------------------------------- Figures 1 and 2
-# Figure 1: D learns to tell real points from near fakes. Far fakes lie beyond the real points, on the correct
-# side of D's boundary. D never sees them in training: they show what step G's loss would have them take.
+# Figure 1: D learns to tell real points from near fakes. Far fakes lie beyond the real points, where D takes
+# them for real. D never sees them in training: they show what step G's loss would have them take.
 CLOUD_CENTRES = {"real": (0.0, 0.0), "near": (-1.2, -0.6), "far": (3.0, 1.5)}
 CLOUD_STD = 0.6
 
@@ -492,7 +496,9 @@ def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.M
         D = make()
         init_weights(D, [torch_rng(seed, INIT_D)])
         optimizer = torch.optim.Adam(D.parameters(), lr)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=steps)
+        schedule = torch.optim.lr_scheduler.LinearLR(
+            optimizer, start_factor=1, end_factor=0, total_iters=steps
+        )
         generator = torch_rng(seed, FIGURE1, 1)  # both losses see the same points
         for _ in range(steps):
             real = draw_cloud("real", 128, generator)
@@ -676,7 +682,7 @@ def restore(args: Namespace, state: dict) -> tuple[int, dict]:
     runs.load_checkpoint(args.resume, state)
     # table.md needs measures at the last step; a run that a signal stopped has none there.
     if step > args.steps or (step == args.steps and step not in log["measures"]):
-        raise DataError(f"--steps {args.steps} is too few: {args.resume} is at step {step}")
+        raise DataError(f"--steps must be more than {step}, where {args.resume} is, not {args.steps}")
     return step, log
 
 
@@ -698,8 +704,7 @@ def train(args: Namespace) -> None:
     device = runs.pick_device(args.gpu, args.graph)
     runs.set_arithmetic(tf32=False)  # a mode is 0.01 wide
     out = Path(args.out)
-    losses = args.losses
-    seeds = range(args.seed, args.seed + args.seeds)
+    losses, seeds = args.losses, range(args.seed, args.seed + args.seeds)
     centres, weights, std = make_mixture(args.radius, args.std, args.doubled_mode)
     target = Mixture(centres.to(device), weights.to(device), std)
 
@@ -728,7 +733,7 @@ def train(args: Namespace) -> None:
             step_losses = update(real, z)
             # Up to here nothing waits for the device.
 
-            stopped = caught[0] if caught else 0  # looked at once: a signal may come at any moment
+            stopped = caught[0] if caught else 0  # read once, as a signal may come at any moment
             measured = due(step, args.measure_every, args.steps)
             if stopped or measured:
                 runs.check_finite(step, out, [step_losses, *G.parameters(), *D.parameters()])

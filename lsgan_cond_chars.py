@@ -6,9 +6,9 @@
     torchrun --nproc-per-node 8 lsgan_cond_chars.py --data hwdb1.0         # the same run on eight GPUs
     python lsgan_cond_chars.py --classes 20 --width 32 --batch-size 32 --lr 5e-4 --steps 4000  # toys
 
-On one H200 a step trains on 6,840 images a second (float32 with TF32), and on several times as many with
---graph; docs/speed.md and docs/results.md have the conditions and what came out. Characters are squashed to
-squares, as in the authors' code; --fit pad pads.
+One H200 trains on 6,840 images a second at batch 64 (float32 with TF32). With --graph we expect up to 18,800,
+but have not measured it. docs/speed.md and docs/results.md have the conditions and what came out. Characters
+are squashed to squares, as in the authors' code; --fit pad pads.
 
 Differences from the authors' code (github.com/xudonmao/LSGAN): losses are means over the batch, theirs are
 sums (a constant factor hardly matters to Adam). One G forward serves both updates, so G's running BN
@@ -23,6 +23,7 @@ import math
 import os
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ from data.characters import Characters, open_characters
 from data.runs import at_least, below_one, finite, not_empty
 
 SIZES = "--batch-size, --width, --z-dim or --n"  # what decides how much memory a run takes
-# Independent streams of random numbers
+# Streams of random numbers: CLASSES chooses what grids and samples show, ORDER shuffles an epoch
 INIT_G, INIT_D, Z, GRID, SAMPLE, CLASSES, ORDER = 0, 1, 2, 3, 4, 5, 1000
 
 
@@ -55,7 +56,12 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     )
     add("--fit", choices=["squash", "pad"], default="squash", help="how a picture becomes square")
     add("--charset", choices=["level1", "all"], default="level1", help="GB2312 level 1, or every character")
-    add("--classes", type=at_least(0), default=0, help="use only so many classes, the most frequent; 0: all")
+    add(
+        "--classes",
+        type=at_least(0),
+        default=0,
+        help="keep the N most frequent classes; 0: all (strokes: 100)",
+    )
     add = parser.add_argument_group("model").add_argument
     add("--width", type=at_least(1), default=256, help="channels of D's first layer; scales all others")
     add("--z-dim", type=at_least(1), default=1024, help="dimension of the noise z")
@@ -116,8 +122,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # The 1 at the end: numpy splits integers of 2**32 or more into two words and ignores zeros at the end, so
-    # without it [2**32, 5, 0] would be the same seed as [0, 1, 5].
+    # NumPy splits integers of 2**32 or more into two words and drops zeros at the end. Without the 1,
+    # [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -139,12 +145,12 @@ def batch_order(n: int, batch_size: int, seed: int, start: int) -> Iterator[Tens
     partial batch; batch_size is n or less. So the batch of a step does not depend on where training started.
     """
     steps_per_epoch = n // batch_size
-    epoch, step = divmod(start, steps_per_epoch)
+    epoch, skip = divmod(start, steps_per_epoch)
     while True:
         order = rng(seed, ORDER, epoch).permutation(n)[: steps_per_epoch * batch_size]
         batches = torch.from_numpy(order).view(steps_per_epoch, batch_size)
-        yield from batches[step:]
-        epoch, step = epoch + 1, 0
+        yield from batches[skip:]
+        epoch, skip = epoch + 1, 0
 
 
 def load_batches(
@@ -217,7 +223,7 @@ class Discriminator(nn.Module):
         h = F.leaky_relu(self.bn2(h), 0.2)  # 320 x 7 x 7
         h = self.fc3(torch.cat([h.flatten(1), phi_y], 1))
         h = F.leaky_relu(self.bn3(h), 0.2)  # 1024
-        return self.fc4(torch.cat([h, phi_y], 1)).flatten(0)
+        return self.fc4(torch.cat([h, phi_y], 1)).squeeze(1)
 
 
 def init_weights(net: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -298,7 +304,9 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
         save_image(pictures.permute(0, 3, 1, 2) / 255, file, format="png", nrow=columns, pad_value=1)
 
 
-def choose_shown(characters: Characters, args: Namespace, device: torch.device) -> tuple[Tensor, ...]:
+def choose_grid(
+    characters: Characters, args: Namespace, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
     """For the grids: 64 random real characters, uint8 [64, 28, 28, 1], and for each a z and its class."""
     indices = torch.from_numpy(rng(args.seed, CLASSES).integers(len(characters.labels), size=64))
     reals = characters.pictures[indices].unsqueeze(-1)
@@ -307,7 +315,7 @@ def choose_shown(characters: Characters, args: Namespace, device: torch.device) 
 
 
 def alternate_rows(reals: Tensor, fakes: Tensor) -> Tensor:
-    """For a grid of 16 columns: a row of real pictures, below it their generated ones, and so on; 64 each."""
+    """For a grid of 16 columns: rows of real pictures, below each the generated ones of the same classes."""
     rows = []
     for real_row, fake_row in zip(reals.split(16), fakes.split(16)):
         rows += [real_row, fake_row]
@@ -321,7 +329,7 @@ def warn_of_collapse(step: int, fakes: Tensor, reals: Tensor) -> None:
 
 
 def sample(args: Namespace) -> None:
-    """--sample: samples.npy, uint8 [n, 28, 28, 1], labels.npy, int64 [n], and the first 64 as grid.png.
+    """--sample: writes samples.npy, uint8 [n, 28, 28, 1], labels.npy, int64 [n], and grid.png (the first 64).
 
     With --text of k characters: n rows of that text, a z for each row, so n * k pictures; grid.png shows the
     first 64 rows. A label is an index into the checkpoint's "class_names".
@@ -365,7 +373,7 @@ def load_class_names(path: str) -> list[str]:
     """The names of a checkpoint's classes."""
     class_names = runs.load_checkpoint(path).get("class_names")
     if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
-        raise DataError(f"{path} is not a checkpoint of characters: it holds no names of classes")
+        raise DataError(f"{path} is not a checkpoint of characters: it has no class names")
     return class_names
 
 
@@ -444,12 +452,8 @@ def open_data(args: Namespace, world: int) -> Characters:
 def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[..., Tensor]:
     """train_step with the settings of this run, as a function of real, z and y; with --graph a CUDA graph."""
     G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
-
     settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
-
-    def update(real, z, y):
-        return train_step(G, D, opt_g, opt_d, real, z, y, **settings)
-
+    update = partial(train_step, G, D, opt_g, opt_d, **settings)
     if args.graph:
         return runs.Graph(update, [opt_g, opt_d], device)
     return update
@@ -471,7 +475,7 @@ def train(args: Namespace) -> None:
     state = make_networks(args, len(characters.class_names), device, world)
     G, D = state["G"], state["D"]
     shown = state["ema"].module if args.ema else G  # the network that pictures come from
-    reals, grid_z, grid_y = choose_shown(characters, args, device)
+    reals, grid_z, grid_y = choose_grid(characters, args, device)
     share = runs.own_share(args.batch_size, rank, world)
     out = Path(args.out)
 

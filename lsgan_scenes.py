@@ -6,9 +6,9 @@
     torchrun --nproc-per-node 8 lsgan_scenes.py --data lsun/bedroom        # the same run on eight GPUs
     python lsgan_scenes.py --size 32 --width 24 --batch-size 32 --z-dim 64 --beta1 0 --ema 0.999 --steps 4500
 
-On one H200 a step trains on 6,070 images a second (float32 with TF32); reading an LMDB with 16 workers holds
-the loop to 3,770. docs/speed.md and docs/results.md have the conditions and what came out. Pictures are
-squashed to squares, as in the authors' code; --fit crop crops them.
+One H200 trains on 6,070 images a second at batch 64 (float32 with TF32), and on 3,770 if 16 workers read them
+from an LMDB. docs/speed.md and docs/results.md have the conditions and what came out. Pictures are squashed
+to squares, as in the authors' code; --fit crop crops them.
 
 Differences from the authors' code (github.com/xudonmao/LSGAN): losses are means over the batch, theirs are
 sums (a constant factor hardly matters to Adam). One G forward serves both updates, so G's running BN
@@ -21,6 +21,7 @@ shuffle within a buffer of 1,000 pictures.
 import os
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ from data.runs import at_least, below_one, between, finite, multiple_of, not_emp
 
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 SIZES = "--batch-size, --size, --width, --z-dim or --n"  # what decides how much memory a run takes
-# Independent streams of random numbers
+# Independent streams of random numbers; ORDER shuffles an epoch
 INIT_G, INIT_D, Z, GRID, SAMPLE, AUGMENT, ORDER = 0, 1, 2, 3, 4, 5, 1000
 
 
@@ -118,8 +119,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # The 1 at the end: numpy splits integers of 2**32 or more into two words and ignores zeros at the end, so
-    # without it [2**32, 5, 0] would be the same seed as [0, 1, 5].
+    # NumPy splits integers of 2**32 or more into two words and drops zeros at the end. Without the 1,
+    # [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -146,12 +147,12 @@ def batch_order(n: int, batch_size: int, seed: int, start: int) -> Iterator[Tens
     partial batch; batch_size is n or less. So the batch of a step does not depend on where training started.
     """
     steps_per_epoch = n // batch_size
-    epoch, step = divmod(start, steps_per_epoch)
+    epoch, skip = divmod(start, steps_per_epoch)
     while True:
         order = rng(seed, ORDER, epoch).permutation(n)[: steps_per_epoch * batch_size]
         batches = torch.from_numpy(order).view(steps_per_epoch, batch_size)
-        yield from batches[step:]
-        epoch, step = epoch + 1, 0
+        yield from batches[skip:]
+        epoch, skip = epoch + 1, 0
 
 
 def load_batches(
@@ -375,7 +376,7 @@ def warn_of_collapse(step: int, fakes: Tensor, reals: Tensor) -> None:
 
 
 def sample(args: Namespace) -> None:
-    """--sample: samples.npy, uint8 [n, size, size, 3], and the first 64 pictures as grid.png."""
+    """--sample: writes samples.npy, uint8 [n, size, size, 3], and the first 64 pictures as grid.png."""
     out = Path(args.out)
     for name in ("samples.npy", "grid.png"):
         if os.path.exists(out / name):
@@ -460,12 +461,8 @@ def open_data(args: Namespace, device: torch.device, world: int) -> tuple[Tensor
 def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[..., Tensor]:
     """train_step with this run's settings, a function of real, z and with --augment u; or its CUDA graph."""
     G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
-
     settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
-
-    def update(real, z, u=None):
-        return train_step(G, D, opt_g, opt_d, real, z, u, augment_strength=args.augment, **settings)
-
+    update = partial(train_step, G, D, opt_g, opt_d, augment_strength=args.augment, **settings)
     if args.graph:
         return runs.Graph(update, [opt_g, opt_d], device)
     return update

@@ -11,15 +11,19 @@ bn_gd in neither network, bn has it in both. Writes table.md, figure7.png, resul
 finished cell), a folder for each cell with its log.csv, last.pt and samples/, and what --resume needs:
 last.pt and args.json.
 
-The rule agrees with judges at 64x64 (kappa 0.8), but not at 32x32 (0.3), where it calls too little learned.
+With the features of a classifier, which needs labels, the rule agrees with two vision-language models at
+64x64 (kappa 0.8), but not at 32x32 (0.3), the size of --quick, where it calls too few cells learned. Data
+without labels get random features, a poor guide.
 
 Needs pictures of 32x32 or more: 512 of them, 1,024 with a classifier of their labels, 16,384 with Inception.
-Differences from the authors' code: losses are means over the
-batch. Where theirs are sums, our RMSProp (TensorFlow's rule) multiplies gradients by the batch size. Padding,
-BN's variance and the single forward pass of G are as in lsgan_scenes.py. For bn_gd with RMSProp their code
-uses ls-110, the paper ls. Their code stops at 5,000,000 steps and the paper gives no number; our default is
-20,000. Below 64 pixels the networks have three stages, not four. Every epoch is a new permutation of the
-data; theirs uses a shuffle buffer of 10,000 pictures.
+
+Differences from the authors' code: they sum the least-squares loss over the batch and average the sigmoid
+loss; we average both. Adam hardly notices; for RMSProp (TensorFlow's rule) we multiply the gradients of least
+squares by the batch size. One G forward serves both updates; our running BN variance is the unbiased one; the
+extra row and column of padding are at the top and left, not at the bottom and right. For bn_gd with RMSProp
+their code uses ls-110, the paper ls. Their code stops at 5,000,000 steps and the paper gives no number; our
+default is 20,000. Below 64 pixels the networks have three stages, not four. Every epoch is a new permutation
+of the data; theirs uses a shuffle buffer of 10,000 pictures.
 """
 
 import argparse
@@ -50,12 +54,20 @@ from tqdm import tqdm
 from data import DataError, make_parser, one_line_errors, runs
 from data.images import Images, decode_all, open_images
 from data.runs import at_least, below_one, multiple_of, not_empty, some_of
-from data.score import compare, features, load_classifier, make_extractor, split_train_test
+from data.score import (
+    FEATURES,
+    PICTURES_PER_FEATURE,
+    compare,
+    features,
+    load_classifier,
+    make_extractor,
+    split_train_test,
+)
 
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 # Independent streams of random numbers
 INIT_G, INIT_D, Z, FIXED_Z = range(4)
-ORDER = 1000  # apart, so that the range above can grow without changing it
+ORDER = 1000  # far from the others, so that adding a stream does not change it
 SETTINGS = {  # (G has BN, D has BN); the first two are the paper's BN_G and BN_GD
     "bn_g": (False, True),
     "bn_gd": (False, False),
@@ -89,7 +101,6 @@ FIXED = (  # arguments that --resume may not change: all cells of a grid are mad
     "batch_size",
     "tf32",
 )
-FEATURES = {"random": 64, "classifier": 128, "inception": 2048}  # feature extractor: number of features
 # The defaults with --quick
 QUICK = dict(size=32, width=16, z_dim=64, lr=1e-3, batch_size=16, steps=1600, seeds=2, sample_every=400)
 
@@ -176,8 +187,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # The 1 at the end: numpy splits integers of 2**32 or more into two words and ignores zeros at the end, so
-    # without it [2**32, 5, 0] would be the same seed as [0, 1, 5].
+    # NumPy splits integers of 2**32 or more into two words and drops zeros at the end. Without the 1,
+    # [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -199,12 +210,12 @@ def batch_order(n: int, batch_size: int, seed: int, start: int) -> Iterator[Tens
     partial batch; batch_size is n or less. So the batch of a step does not depend on where training started.
     """
     steps_per_epoch = n // batch_size
-    epoch, step = divmod(start, steps_per_epoch)
+    epoch, skip = divmod(start, steps_per_epoch)
     while True:
         order = rng(seed, ORDER, epoch).permutation(n)[: steps_per_epoch * batch_size]
         batches = torch.from_numpy(order).view(steps_per_epoch, batch_size)
-        yield from batches[step:]
-        epoch, step = epoch + 1, 0
+        yield from batches[skip:]
+        epoch, skip = epoch + 1, 0
 
 
 def load_batches(
@@ -444,12 +455,12 @@ def blur(pictures: Tensor, side: int) -> Tensor:
 def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.ndarray | None) -> str:
     """The extractor's name in FEATURES: `kind`, or if that is None the one that suits the data.
 
-    Raises DataError for fewer than 8 real pictures a feature.
+    Raises DataError if the data are too few for Judge, which compares real pictures with others.
     """
     if kind is None:
         several_classes = labels is not None and labels.any()  # of one class, all labels are 0
         kind = "classifier" if several_classes else "random"
-    least = 8 * FEATURES[kind]
+    least = 2 * PICTURES_PER_FEATURE * FEATURES[kind]
     if len(pictures) < least:
         raise DataError(
             f"the data are {len(pictures):,} pictures;"
@@ -484,12 +495,12 @@ class Judge:
         else:
             self.extractor = make_extractor(kind, size)
         self.device = device
-        # At least 4 pictures a feature, which FID needs. choose_extractor sees to it that there are 2n.
-        self.n = max(4 * FEATURES[kind], min(len(pictures) // 2, 512))
+        # choose_extractor has seen to it that there are 2n pictures.
+        self.n = max(PICTURES_PER_FEATURE * FEATURES[kind], min(len(pictures) // 2, 512))
         indices = np.linspace(0, len(pictures) - 1, 2 * self.n).astype(int)
         self.reference = indices[::2]
         self.real_features = features(Subset(pictures, self.reference), self.extractor, device)
-        others = torch.as_tensor(pictures[indices[1::2]]).cpu()
+        others = pictures[indices[1::2]].cpu()
         self.fid_real = self.measure(others)["FID"]
         self.fid_learned = self.measure(blur(others, 16))["FID"]
         self.fid_degraded = self.measure(blur(others, 4))["FID"]
@@ -685,7 +696,8 @@ def finished(out: Path, cells: list[Cell], steps: int) -> dict[Cell, np.ndarray]
         path = folder(out, cell) / "log.csv"
         if path.exists():
             log = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
-            if log.size and (log["step"][-1] >= steps or np.isnan(log["FID"][-1])):  # nan: not finite
+            # FID is nan if losses or weights were not finite. (Too few pictures do not get past Judge.)
+            if log.size and (log["step"][-1] >= steps or np.isnan(log["FID"][-1])):
                 logs[cell] = log
     return logs
 
@@ -745,7 +757,7 @@ def write_report(out: Path, cells: list[Cell], steps: int, judge: Judge, about: 
         table = make_table(logs, verdicts)
         text = f"{about}\n\n{judge.describe()}\n\n{table}"
         if missing:
-            text += f"\nNot counted: {missing} unfinished cells. (One that diverges finishes early.)\n"
+            text += f"\nNot counted: {missing} unfinished cells.\n"
         with runs.write_file(out / "table.md") as file:
             file.write(text.encode("utf-8", "backslashreplace"))
         with runs.write_file(out / "results.csv") as file:
@@ -787,7 +799,7 @@ def draw_figure7(out: Path, logs: dict[Cell, np.ndarray], verdicts: dict[Cell, s
         fid, diversity = axes[-2:]
         for i, loss in enumerate(losses):
             group = [cell for cell in logs if cell[:3] == (setting, optimizer, loss)]  # a cell for each seed
-            group.sort(key=lambda cell: np.nan_to_num(logs[cell]["FID"][-1], nan=np.inf))
+            group.sort(key=lambda cell: np.nan_to_num(logs[cell]["FID"][-1], nan=np.inf))  # best first
             best, worst = axes[2 * i], axes[2 * i + 1]
             best.axis("off")
             worst.axis("off")
@@ -811,7 +823,8 @@ def show_samples(axes, which: str, out: Path, cell: Cell, verdicts: dict[Cell, s
     paths = sorted(folder(out, cell).glob("samples/*.png"))
     if paths:
         with Image.open(paths[-1]) as grid:
-            axes.imshow(grid.crop((0, 0, grid.width // 2, grid.width // 2)))
+            half = grid.width // 2  # the grid is square
+            axes.imshow(grid.crop((0, 0, half, half)))
     run = ", ".join(TITLES[name] for name in cell[:3])
     axes.set_title(f"{run}\n{which} (seed {cell.seed}): {verdicts[cell]}", fontsize=8)
 
@@ -820,7 +833,7 @@ def draw_curves(axes, name: str, logs: dict[Cell, np.ndarray], cells: list[Cell]
     """A column of the logs over steps, a line for each of these cells, which have one loss."""
     for i, cell in enumerate(cells):
         label = TITLES[cell.loss] if i == 0 else None  # once in the legend
-        axes.plot(logs[cell]["step"], logs[cell][name], color, label=label)
+        axes.plot(logs[cell]["step"], logs[cell][name], color=color, label=label)
 
 
 # ---------------------------------------------------------------- train
@@ -888,7 +901,7 @@ def check_limits(limits: list[float], checkpoint: dict, path: str | None) -> Non
     They differ if the classifier was trained again on another machine: its features are then others.
     checkpoint: {} for a new grid.
     """
-    saved = checkpoint.get("limits", limits)  # grids of earlier versions have none either
+    saved = checkpoint.get("limits", limits)  # a new grid has none, nor have grids of earlier versions
     if not np.allclose(limits, saved, rtol=0.01):
         raise DataError(
             f"the cells of {path} were judged by other features: the rule's limits are {limits[0]:.3g} and"
@@ -913,7 +926,7 @@ def train(args: Namespace) -> None:
     """
     device = runs.pick_device(args.gpu, args.graph)
     runs.set_arithmetic(args.tf32)
-    checkpoint = check_resume(args) if args.resume else {}
+    checkpoint = check_resume(args) if args.resume else {}  # arguments only: each cell has its own checkpoint
     pictures, labels, fingerprint = open_data(args, device)
     if checkpoint.get("data", fingerprint) != fingerprint:
         raise DataError(f"the data of {args.data} are not those of {args.resume}, and cannot change")
@@ -939,7 +952,7 @@ def train(args: Namespace) -> None:
             dist.destroy_process_group()
 
         flags = shlex.join(runs.as_flags(saved, known=saved))
-        about = f"{len(pictures):,} pictures, {device}, torch {torch.__version__}, {flags}"
+        about = f"{len(pictures):,} pictures, {device.type}, torch {torch.__version__}, {flags}"
         if rank == 0:
             print(f"{out}: {about}\n{judge.describe()}", flush=True)
 

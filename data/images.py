@@ -63,7 +63,8 @@ def open_images(spec: str, size: int, fit: str = "squash", limit: int | None = N
         else:
             source = Array(path, size)
             print(f"data: using {path}", file=sys.stderr)
-            if source.limit not in (None, limit):  # nothing to make it again from
+            # If the pictures it was made from are gone, it may hold fewer of them than are asked for.
+            if source.limit is not None and (limit is None or limit > source.limit):
                 print(f"data: it holds {source.limit:,} pictures only", file=sys.stderr)
     if source is None:
         looked = f"looked for pictures in {spec}, {spec}_train_lmdb/data.mdb and {path}"
@@ -102,7 +103,8 @@ def find_problem(path: Path, source: "Source", size: int, limit: int | None) -> 
 class Images(torch.utils.data.Dataset):
     """Pictures that are read when asked for; see open_images.
 
-    labels: int64 [n], and classes: the sorted names, if every key or path is CLASS/..., else None.
+    labels: int64 [n], and classes: the sorted names, of CIFAR-10, of data whose keys or paths all are
+    CLASS/..., and of arrays prepared from these; else None.
     fingerprint: of the source. nbytes: of all of them, decoded.
     bad: indices of the pictures that did not decode in this process, and were replaced by the next that did.
     """
@@ -135,10 +137,10 @@ class Images(torch.utils.data.Dataset):
     def __getitem__(self, indices) -> Tensor:
         batch = torch.empty(len(indices), self.size, self.size, 3, dtype=torch.uint8)
         with self.source.reading() as read:
-            for place, index in zip(batch, indices):
+            for picture, index in zip(batch, indices):
                 if not -len(self) <= index < len(self):
                     raise IndexError(f"there is no picture {index}, there are {len(self):,}")
-                place.copy_(self._picture(read, int(index) % len(self)))  # counts from the end if negative
+                picture.copy_(self._picture(read, int(index) % len(self)))  # counts from the end if negative
         return batch
 
     def _picture(self, read: Callable, index: int) -> Tensor:
@@ -157,7 +159,7 @@ class Images(torch.utils.data.Dataset):
                 with _lock:  # of several threads, one reports
                     if not self.bad:
                         print(
-                            f"data: {problem}; using the next one instead, for others like it too",
+                            f"data: {problem}; the next one stands in for it; more like it are not reported",
                             file=sys.stderr,
                         )
                     self.bad.add(index)
@@ -172,9 +174,9 @@ def decode_all(images: Images) -> Tensor:
     def put(start, batch):
         pictures[start : start + len(batch)] = batch
 
-    start = time.perf_counter()
+    began = time.perf_counter()
     read_all(images, put)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - began
     print_once(f"data: {len(images):,} pictures decoded in {seconds:.1f} s, {images.nbytes / 1e6:,.0f} MB")
     return pictures
 
@@ -278,7 +280,7 @@ def resize(pixels: Tensor, height: int, width: int) -> Tensor:
 
 # ---------------------------------------------------------------- where pictures come from
 def find_source(spec: str, size: int) -> "Source | None":
-    """What spec names (see open_images), or None; `size` is what an array must have."""
+    """What spec names (see open_images), or None. size: the side that an array must have."""
     path = Path(spec)
     try:
         for folder in (path, Path(f"{path}_train_lmdb"), Path(f"{path}_lmdb")):
@@ -305,14 +307,15 @@ def find_source(spec: str, size: int) -> "Source | None":
 
 
 class Source:
-    """Pictures with numbers; reading() gives the function that reads one.
+    """Numbered pictures. A kind of source has read(row), or a reading() of its own that holds a file open.
 
-    Every kind has `path`, the number of pictures `n`, name(row) for messages, and a `fingerprint`, which
-    changes with the data, as far as that can be seen without reading everything. A Source can be pickled,
-    and used after a fork.
+    n: how many there are. fingerprint: changes with the data, as far as that can be seen without reading
+    everything. name(row): for messages. A Source can be pickled, and used after a fork.
     """
 
+    path: Path
     n: int
+    fingerprint: str
     labels: np.ndarray | None = None  # int64 [n]
     classes: list[str] | None = None
     unread: str = ""  # which files were passed over
@@ -333,7 +336,8 @@ class Rooms(Source):
     """10,000 toy rooms, drawn when asked for."""
 
     def __init__(self, size: int):
-        self.path, self.size, self.fingerprint, self.n = Path("rooms"), size, "rooms", 10_000
+        self.path, self.fingerprint = Path("rooms"), "rooms"
+        self.n, self.size = 10_000, size
 
     def read(self, row):
         return room(0, int(row), self.size)
@@ -346,8 +350,10 @@ class Cifar10(Source):
         cifar10 = load_cifar10(path)
         names = [f"{cifar10.classes[label]}/{index}" for index, label in enumerate(cifar10.targets)]
         self.path, self.fingerprint = path, "cifar10"
-        self.order, self.n = np.argsort(names), len(names)
-        self.labels, self.classes = np.array(cifar10.targets)[self.order], cifar10.classes
+        self.n = len(names)
+        self.order = np.argsort(names)
+        self.labels = np.array(cifar10.targets)[self.order]
+        self.classes = cifar10.classes
 
     def read(self, row):
         return load_cifar10(self.path).data[self.order[row]]
@@ -365,7 +371,8 @@ def load_cifar10(path: Path):
 class Array(Source):
     """An array uint8 [n, size, size, 3] in a .npy file.
 
-    What data.prepare wrote beside it, else None: fit, and limit, if it has only so many of the pictures.
+    fit: how data.prepare made the pictures square. limit: how many of them it was told to keep. Both None if
+    unknown.
     """
 
     def __init__(self, path: Path, size: int):
@@ -380,7 +387,8 @@ class Array(Source):
             raise DataError(f"{path} is {array.dtype} {array.shape}, not uint8 (n, {size}, {size}, 3)")
         if not array.flags.c_contiguous:
             raise DataError(f"{path} is stored in Fortran order: save it with np.ascontiguousarray")
-        self.path, self.n, self.size, self.offset = path, len(array), size, array.offset
+        self.path, self.n = path, len(array)
+        self.size, self.offset = size, array.offset
         metadata = read_metadata(path.with_suffix(".json"), self.n)
         self.fingerprint = metadata.get("fingerprint") or file_fingerprint(path)
         self.fit, self.limit = metadata.get("fit"), metadata.get("limit")
@@ -426,7 +434,8 @@ def read_metadata(path: Path, n: int) -> dict:
         return {}
     except Exception as error:  # a damaged file can raise almost any exception
         raise DataError(
-            f"{path} is damaged, or of another array ({error}): delete it, and the array if labels matter"
+            f"{path} is damaged, or of another array ({error}):"
+            " delete it, and make the array again if you need its labels"
         ) from error
     return metadata
 
@@ -437,7 +446,8 @@ class Folder(Source):
     def __init__(self, path: Path):
         self.path = path
         extensions = picture_extensions()
-        digest, names, unread = hashlib.sha1(), [], Counter()
+        names, unread = [], Counter()
+        digest = hashlib.sha1()
         for name, stat in sorted(find_files(path)):
             extension = os.path.splitext(name)[1].lower()
             if stat is None:
@@ -447,7 +457,8 @@ class Folder(Source):
                 digest.update(b"%s %d %d\n" % (names[-1], stat.st_size, stat.st_mtime_ns))
             else:
                 unread[extension or "without an extension"] += 1
-        self.names, self.n, self.fingerprint = np.array(names, "S"), len(names), digest.hexdigest()
+        self.n, self.fingerprint = len(names), digest.hexdigest()
+        self.names = np.array(names, "S")
         self.labels, self.classes = labels_from_paths(self.names)
         self.unread = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common())
 
@@ -608,7 +619,10 @@ def write_cached_keys(cache: Path, keys: np.ndarray) -> None:
 
 
 def file_fingerprint(path: Path) -> str:
-    """A fingerprint of 64 samples of the file: every commit of an LMDB changes one of its first two pages."""
+    """A fingerprint of 64 samples of the file.
+
+    The first sample has two pages, on most machines, one of which changes with every commit to an LMDB.
+    """
     digest, length = hashlib.sha1(), path.stat().st_size
     with open(path, "rb") as file:
         for offset in range(0, length, length // 64 + 1):

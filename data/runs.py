@@ -229,7 +229,7 @@ def pick_device(gpu: int | None, graph: bool = False) -> torch.device:
     if gpu is not None and started_by_torchrun():
         raise DataError("under torchrun the local rank chooses the GPU; only --gpu -1 (the CPU) may be given")
     if gpu is None and count == 0:
-        print("no GPU found: running on the CPU")
+        print_once("no GPU found: running on the CPU")
         return torch.device("cpu")
     if gpu is None:
         gpu = int(os.environ["LOCAL_RANK"]) if started_by_torchrun() else 0
@@ -366,14 +366,15 @@ def catch_signals() -> Iterator[list[int]]:
         yield caught  # Python lets only the main thread set handlers
         return
 
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
+
     def remember(number, frame):
         caught.append(number)
         if number == signal.SIGINT and not started_by_torchrun():
             signal.signal(number, before[number])
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
     for number in before:
         signal.signal(number, remember)
     try:
@@ -473,7 +474,7 @@ def open_run(out: Path, resume: str | None, rank: int = 0) -> Iterator[None]:
         wait_for_all()
         yield
         return
-    check_unused(out, resume)
+    check_unused(out, resume)  # before a lock file is put into somebody's folder
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(out / ".lock")
@@ -509,7 +510,7 @@ def lock_file(file: BinaryIO, writer: str) -> None:
 
     Raises DataError if one of them holds the lock, or if it cannot be locked; then an empty file is removed.
     """
-    import fcntl  # which Windows lacks; the scripts do without
+    import fcntl  # which Windows lacks; the training scripts do not need it
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -540,11 +541,11 @@ def write_file(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{path} cannot be written ({reason}); what was there is kept") from error
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink()  # is there only if something went wrong
+            temporary.unlink()  # after os.replace it is no longer there
 
 
 def write_args_and_log(out: Path, args: Namespace, rows: list[str]) -> None:
-    """What stands in a run directory from its first moment: args.json, log.csv and the folder samples/."""
+    """Writes args.json and log.csv into a new run directory, and makes the folder samples/."""
     make_folder(out / "samples")
     with write_file(out / "args.json") as file:
         file.write(json.dumps(saved_args(args), indent=1).encode())
@@ -577,7 +578,8 @@ def load_checkpoint(path: Path | str, objects: dict | None = None) -> dict:
         state = checkpoint[name]
         try:
             if isinstance(item, torch.optim.Optimizer):
-                item.load_state_dict({**state, "param_groups": item.state_dict()["param_groups"]})
+                own_settings = item.state_dict()["param_groups"]
+                item.load_state_dict({**state, "param_groups": own_settings})
                 check_optimizer_state(item)
             else:
                 item.load_state_dict(state)
@@ -632,14 +634,14 @@ def restore(args: Namespace, objects: dict, data: str) -> tuple[int, list[str]]:
     if step > args.steps:
         raise DataError(f"--steps {args.steps} is less than step {step} of {args.resume}")
     if checkpoint.get("data") not in (None, data):
-        print_once(f"note: the data of {args.data} are not those that {args.resume} was trained on")
+        print_once(f"note: {args.resume} was trained on other data than {args.data}")
     if step == args.steps:
         print_once(f"{args.resume} has made all {step} steps; --steps N makes more")
     return step, checkpoint["log"]
 
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Raises ValueError if the state is not one of these parameters; PyTorch would crash at the next step."""
+    """Raises ValueError unless the state fits the parameters; PyTorch would crash at the next step."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if not optimizer.state:  # as before the first step
         return
@@ -661,14 +663,14 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 def wilson(k: int, n: int) -> tuple[float, float]:
     """95% Wilson interval of a probability, after k hits in n > 0 trials."""
     z, p = 1.959964, k / n
-    centre = p + z**2 / (2 * n)
-    half = z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    low, high = (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
-    return max(low, 0.0), min(high, 1.0)
+    scale = 1 + z**2 / n
+    centre = (p + z**2 / (2 * n)) / scale
+    half = z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5 / scale
+    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def count_text(k: int, n: int) -> str:
-    """k of n in words, with the 95% Wilson interval."""
+    """k of n as text, with the 95% Wilson interval."""
     low, high = wilson(k, n)
     return f"{k}/{n} ({low:.0%} to {high:.0%})"
 
@@ -692,11 +694,11 @@ def print_start(out: Path, n: int, step: int, args: Namespace, world: int, devic
     print(f"{out}: {n} pictures, step {step} to {args.steps}, on {world} x {device}")
     if device.type == "cuda":
         print("float32 layers compute in " + ("TF32; --no-tf32 turns that off" if args.tf32 else "float32"))
-    print("d_real, d_fake: means of D's output, for --loss sigmoid of sigmoid(D)")
+    print("d_real, d_fake: D's mean output (with --loss sigmoid, after a sigmoid)")
 
 
 class Log:
-    """A run's log.csv, also shown in words or on a progress bar. Of several processes only rank 0 does so."""
+    """A run's log.csv, also printed or shown on a progress bar. Of several processes only rank 0 does so."""
 
     def __init__(self, out: Path, rows: list[str], step: int, steps: int, batch_size: int, rank: int = 0):
         self.path = out / "log.csv"
@@ -705,11 +707,11 @@ class Log:
         self.rank = rank
         # disable: None shows a bar on a terminal only
         self.bar = tqdm(total=steps, initial=step, unit=" steps", disable=True if rank > 0 else None)
-        self.step = step  # of the last row
-        self.time = time.perf_counter()  # when that was written
-        self.begin = self.time
+        self.last_step = step
+        self.last_time = time.perf_counter()
+        self.start_time = self.last_time
         if len(rows) > 1:
-            self.begin -= float(rows[-1].split(",")[-1])  # what the run had taken before it was resumed
+            self.start_time -= float(rows[-1].split(",")[-1])  # what the run had taken before it was resumed
 
     def write(self, step: int, losses: Tensor) -> None:
         """Adds a row, of losses [4] that train_step returned. Waits for the device."""
@@ -717,16 +719,16 @@ class Log:
             return
         values = losses.tolist()
         now = time.perf_counter()
-        speed = (step - self.step) * self.batch_size / (now - self.time)
-        self.step, self.time = step, now
-        row = [*values, speed, now - self.begin]
+        speed = (step - self.last_step) * self.batch_size / (now - self.last_time)
+        self.last_step, self.last_time = step, now
+        row = [*values, speed, now - self.start_time]
         self.rows.append(",".join([str(step), *(f"{value:.7g}" for value in row)]) + "\n")
         try:
             with open(self.path, "a") as file:
                 file.write(self.rows[-1])
         except OSError as error:
             raise DataError(f"{self.path} cannot be written ({error.strerror})") from error
-        text = "  ".join(f"{name} {value:.4g}" for name, value in zip(LOG_COLUMNS[1:-1], row))
+        text = "  ".join(f"{name} {value:.4g}" for name, value in zip(LOG_COLUMNS[1:-1], row[:-1]))
         if self.bar.disable:
             print(f"step {step}  {text}", flush=True)
         else:
@@ -756,7 +758,7 @@ def save_curves(path: Path, rows: list[str], points: int = 1000) -> None:
 
 
 def save_progress(samples: Path, frames: int = 12, side: int = 480) -> None:
-    """Animates a run's grids as progress.webp beside samples/, of limited length and size (pixels)."""
+    """Animates a run's grids as progress.webp beside samples/: at most `frames` frames of `side` pixels."""
     paths = sorted(samples.glob("step_*.png"))
     if not paths:
         return

@@ -34,6 +34,8 @@ from data.characters import open_characters
 from data.images import cache_path, decode_all, open_images
 from data.runs import at_least, load_checkpoint, new_file, not_empty, save_checkpoint, wilson, write_file
 
+FEATURES = {"random": 64, "classifier": 128, "inception": 2048}  # feature extractor: number of features
+PICTURES_PER_FEATURE = 4  # with fewer, FID is mostly bias
 KID_SUBSET_SIZE = 200  # pictures; KID needs that many on either side
 LEAST_STEPS = 400  # of the classifier's training: half a minute to two minutes on a CPU
 IN_MEMORY = 2e9  # bytes of decoded real pictures that are kept in memory; more are read as they are needed
@@ -60,7 +62,7 @@ class Network(nn.Module):
             layers += [
                 nn.AdaptiveMaxPool2d(3),
                 nn.Flatten(),
-                nn.Linear(36 * width, d, bias=False),
+                nn.Linear(3 * 3 * c_in, d, bias=False),
                 nn.BatchNorm1d(d),
             ]
             self.body = nn.Sequential(*layers)
@@ -81,21 +83,21 @@ def make_extractor(name: str, size: int, seed: int = 0) -> nn.Module:
     Its `title` stands beside every figure made with it. Raises DataError if Inception cannot be had.
     """
     if name == "random":
-        net = Network(size, 64, seed=seed)
+        net = Network(size, FEATURES[name], seed=seed)
         net.head = None
-        net.title = f"random, 64 features, seed {seed}"
+        net.title = f"random, {FEATURES[name]} features, seed {seed}"
         return net
     try:
         from torch_fidelity import feature_extractor_inceptionv3 as inception
-
-        net = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], verbose=False)
     except ImportError as error:
         raise DataError(f"Inception needs torch-fidelity: pip install torch-fidelity ({error})") from error
+    try:
+        net = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], verbose=False)
     except (OSError, RuntimeError) as error:
         where = f"get {inception.URL_INCEPTION_V3} into {torch.hub.get_dir()}/checkpoints"
         raise DataError(f"Inception's weights cannot be downloaded ({error}): {where}") from error
     net.head = net.fc
-    net.title = "inception, 2048 features"
+    net.title = f"inception, {FEATURES[name]} features"
     return net
 
 
@@ -123,7 +125,7 @@ def features(pictures: Pictures, extractor: nn.Module, device: Device = "cpu") -
 # ---------------------------------------------------------------- classifier
 class Labelled(NamedTuple):  # data.characters' Characters will do as well
     pictures: Pictures
-    labels: Tensor  # int64 [n]; an array will do
+    labels: Tensor | np.ndarray  # int64 [n]
 
 
 def split_train_test(pictures: Pictures, labels: np.ndarray | None) -> tuple[Labelled, Labelled]:
@@ -133,22 +135,26 @@ def split_train_test(pictures: Pictures, labels: np.ndarray | None) -> tuple[Lab
             "the classifier needs at least 5 labelled pictures of 2 classes: use --extractor random"
         )
     held_out = np.arange(len(labels)) % 5 == 4
+    # A Subset looks up many indices at once, as these pictures want it, if its own indices are an array.
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     return Labelled(Subset(pictures, train), labels[train]), Labelled(Subset(pictures, test), labels[test])
 
 
 def train_classifier(train: Labelled, width: int, steps: int, device: Device = "cpu") -> Network:
     """A network of that width that tells the labels apart, after so many steps of AdamW with 128 pictures."""
-    random, labels = np.random.default_rng(0), torch.as_tensor(train.labels)
+    rng = np.random.default_rng(0)
+    labels = torch.as_tensor(train.labels)
     classes = int(labels.max()) + 1
     size = fetch(train.pictures, np.arange(1)).shape[-1]
-    net = Network(size, 128, classes, width=width).to(device, memory_format=torch.channels_last)
+    net = Network(size, FEATURES["classifier"], classes, width=width).to(
+        device, memory_format=torch.channels_last
+    )
     print(f"training a classifier of {classes:,} classes in {steps:,} steps", file=sys.stderr)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
     for _ in tqdm(range(steps), "classifier", leave=False, disable=None):
-        indices = random.integers(len(labels), size=128)
-        shift = tuple(random.integers(-1, 2, size=2))  # by a pixel, or not
+        indices = rng.integers(len(labels), size=128)
+        shift = tuple(rng.integers(-1, 2, size=2))  # by a pixel, or not
         x = fetch(train.pictures, indices, device).roll(shift, (2, 3))
         y = labels[indices].to(device)
         loss = nn.functional.cross_entropy(net.head(net(x)), y, label_smoothing=0.1)
@@ -170,7 +176,7 @@ def load_classifier(train: Labelled, test: Labelled, device: Device = "cpu") -> 
     made_of = hashlib.sha1(np.asarray(train.labels).tobytes() + some.tobytes()).hexdigest()
     path = cache_path(f"classifier-{made_of[:16]}.pt")  # the labels and 64 pictures tell data apart
     width = 64 if classes > 1000 else 32
-    net = Network(some.shape[-1], 128, classes, width=width)
+    net = Network(some.shape[-1], FEATURES["classifier"], classes, width=width)
     lock = FileLock(f"{path}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,7 +241,7 @@ def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[s
         from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
     except ImportError as error:
         raise DataError(f"scores need torch-fidelity: pip install torch-fidelity ({error})") from error
-    least, enough = min(len(fake), len(real)), 4 * fake.shape[1]
+    least, enough = min(len(fake), len(real)), PICTURES_PER_FEATURE * fake.shape[1]
     if least < KID_SUBSET_SIZE:
         needed = f"KID needs {KID_SUBSET_SIZE} pictures on both sides, FID {enough:,}"
         raise DataError(f"{needed}; here are {len(fake):,} generated, {len(real):,} real")
@@ -288,7 +294,7 @@ def readability(samples: np.ndarray, labels: np.ndarray, net: Network, test: Lab
 
 # ---------------------------------------------------------------- neighbours
 def nearest(x: Tensor, train: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest rows of train [n, d] to each row of x [m, d]: distances and places, [m, k] each."""
+    """The k nearest rows of train [n, d] to each row of x [m, d]: distances and indices, [m, k] each."""
     near = [torch.cdist(part, train).topk(k, largest=False) for part in x.split(100)]
     return torch.cat([part.values for part in near]), torch.cat([part.indices for part in near])
 
@@ -306,21 +312,22 @@ def leave_one_out_distances(train: Tensor) -> Tensor:
 
 
 def copying(fake: Tensor, train: Tensor, leave_one_out: Tensor) -> dict[str, float | tuple]:
-    """Do generated pictures lie nearer to training pictures than these do to each other?
+    """How near generated pictures are to training pictures, and how near these are to each other.
 
     fake, train: features [n, d]. leave_one_out: leave_one_out_distances(train). The share (share, low, high)
     is of those generated pictures that are nearer to a training picture than 95% of the training pictures are
     to the rest: new real pictures give 5% on average, copies 100%. (With a classifier that has learned its
-    training pictures by heart, new ones give more.) The 95% interval counts both samples, the generated
-    pictures and the distances that set the limit.
+    training pictures by heart, new ones give more.) The 95% interval joins two errors as independent ones:
+    that of the share, and that of the limit, which is itself estimated from distances.
     """
     distances = nearest(fake, train, 1)[0][:, 0]
     limit = torch.quantile(leave_one_out, 0.05)
     hits, n = int((distances < limit).sum()), len(distances)
-    share, (low, high) = hits / n, wilson(hits, n)
-    of_limit = 1.96 * (0.05 * 0.95 / len(leave_one_out)) ** 0.5
-    low = max(share - np.hypot(share - low, of_limit), 0.0)
-    high = min(share + np.hypot(high - share, of_limit), 1.0)
+    share = hits / n
+    low, high = wilson(hits, n)
+    limit_error = 1.96 * (0.05 * 0.95 / len(leave_one_out)) ** 0.5
+    low = max(share - np.hypot(share - low, limit_error), 0.0)
+    high = min(share + np.hypot(high - share, limit_error), 1.0)
     return {
         "distance to training": float(distances.median()),
         "distance between real pictures": float(leave_one_out.median()),
@@ -348,13 +355,13 @@ def add_neighbours(
         print(f"data.score: --neighbours: {error}", file=sys.stderr)
         return
     for row, fake in zip(rows, sample_features):
-        row |= copying(fake, real_features, leave_one_out)
+        row.update(copying(fake, real_features, leave_one_out))
     best = best_of(rows)
-    distances, places = nearest(sample_features[best], real_features, 3)
+    distances, indices = nearest(sample_features[best], real_features, 3)
     shown = []
     for i in distances[:, 0].argsort()[:8].tolist():
         shown.append(fetch(samples[best], np.array([i])))
-        shown.append(fetch(real, places[i].numpy()))
+        shown.append(fetch(real, indices[i].numpy()))
     with write_file(path) as file:
         save_image(torch.cat(shown) / 255, file, format="png", nrow=4, pad_value=1)
     print(f"wrote {path}", file=sys.stderr)
@@ -417,7 +424,10 @@ def best_of(rows: list[dict]) -> int:
 
 
 def print_scores(paths: list[Path], rows: list[dict]) -> None:
-    """What is equal in all rows as a list, then the rest as a table with a row for each file."""
+    """What is equal in all rows as a list, then the rest as a table with a row for each file.
+
+    Of a single row everything is equal, so all of it is in the list.
+    """
     best = best_of(rows)
     texts = [{name: show(value) for name, value in row.items()} for row in rows]
     names = list(texts[0])
@@ -435,10 +445,10 @@ def print_scores(paths: list[Path], rows: list[dict]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
 
 
-def places_of(paths: list[Path]) -> tuple[list[int], str]:
-    """Where the files stand on the curve's x axis, and the label of that.
+def curve_positions(paths: list[Path]) -> tuple[list[int], str]:
+    """The files' positions on the curve's x axis, and its label.
 
-    They stand at their steps if all their folders are named like step_00001000, else at 1, 2, ...
+    They are the steps if all their folders are named like step_00001000, else 1, 2, ...
     """
     matches = [re.search(r"step_(\d+)$", path.absolute().parent.name) for path in paths]
     if all(matches):
@@ -461,16 +471,16 @@ def save_curve(paths: list[Path], rows: list[dict], out: Path) -> None:
     wanted = (distance_for(rows), "precision", "recall", "top-1, generated")
     names = [name for name in wanted if name in rows[0]]
     runs: dict[Path, list[tuple[int, dict]]] = {}
-    places, xlabel = places_of(paths)
-    for place, path, row in zip(places, paths, rows):
-        runs.setdefault(path.absolute().parent.parent, []).append((place, row))
+    positions, xlabel = curve_positions(paths)
+    for position, path, row in zip(positions, paths, rows):
+        runs.setdefault(path.absolute().parent.parent, []).append((position, row))
     figure = Figure(figsize=(4 * len(names), 3.4), layout="constrained")
     figure.suptitle(rows[0]["extractor"], fontsize=9)
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names):
         for scored in runs.values():
             scored.sort(key=lambda scores: scores[0])
-            x = [place for place, _ in scored]
+            x = [position for position, _ in scored]
             values = [row[name] for _, row in scored]
             if name == "top-1, generated":
                 values = [share for share, low, high in values]
@@ -521,11 +531,14 @@ def check_enough(sets: list[np.ndarray], n_real: int) -> None:
 
 
 def score_set(fake: Tensor, real: Tensor, net: nn.Module) -> dict[str, float | str]:
-    """compare() of features of generated and of real pictures by `net`, after what they rest on."""
+    """A row of the table: the extractor and the numbers of pictures, then what compare() finds.
+
+    fake, real: their features by `net`.
+    """
     counts = f"{len(fake):,} generated, {len(real):,} real"
     scores = compare(fake, real, net.head)
     if np.isnan(scores["FID"]):
-        counts += f" (FID needs {4 * fake.shape[1]:,} of each)"
+        counts += f" (FID needs {PICTURES_PER_FEATURE * fake.shape[1]:,} of each)"
     return {"extractor": net.title, "pictures": counts} | scores
 
 
@@ -568,7 +581,7 @@ def score_characters(args: Namespace, sets: list[np.ndarray], device: Device) ->
     fakes = [features(samples, net, device) for samples in sets]
     rows = [score_set(fake, real_features, net) for fake in fakes]
     for row, samples, y in zip(rows, sets, labels):
-        row |= readability(samples, y, reader, test, device)
+        row.update(readability(samples, y, reader, test, device))
     if args.neighbours:
         trained_on = features(train.pictures, net, device)
         add_neighbours(args.neighbours, rows, sets, fakes, train.pictures, trained_on)

@@ -446,7 +446,7 @@ def test_pictures_removed_before_a_resume_are_named(tmp_path, call):
     assert "note:" not in call(chars.main, *flags, "--steps", 2, "--resume")[1]
     (data / "一/3.png").unlink()
     code, out, _ = call(chars.main, *flags, "--steps", 3, "--resume")
-    assert code == 0 and f"the data of {data} are not those that" in out
+    assert code == 0 and "was trained on other data than" in out
 
 
 def test_a_run_leaves_the_global_generators_alone(call, tmp_path):

@@ -490,8 +490,8 @@ def test_a_curve_of_a_folder_with_an_odd_name(tmp_path, monkeypatch, name):
 def test_files_of_folders_without_a_step_stand_side_by_side():
     """A number in a folder's name need not be a step: here it is the seed."""
     paths = [Path(f"runs/lsgan_scenes-rooms-ls-seed{seed}/samples.npy") for seed in (7, 3)]
-    assert score.places_of(paths) == ([1, 2], "file")
-    assert score.places_of([Path("run/step_00000200/samples.npy")]) == ([200], "step")
+    assert score.curve_positions(paths) == ([1, 2], "file")
+    assert score.curve_positions([Path("run/step_00000200/samples.npy")]) == ([200], "step")
 
 
 def test_kid_ranks_where_one_file_is_too_small_for_fid(rooms, tmp_path, capsys):
