@@ -16,6 +16,10 @@ OUT_OF_MEMORY = (
 )  # words in the errors of PyTorch and CUDA
 
 
+# The pipe's reader is gone, the terminal is, or the disk with the output is full
+OUTPUT_LOST = (errno.EPIPE, errno.EIO, errno.ENOSPC, errno.EDQUOT)
+
+
 class DataError(Exception):
     """Bad input. Its message is one line for the user, shown without a traceback."""
 
@@ -86,7 +90,7 @@ def warn_if_folder_exists(spec: str) -> None:
 def make_output_safe() -> None:
     """Makes printing safe.
 
-    Characters the terminal cannot show are escaped; a closed terminal or pipe is ignored.
+    Characters the terminal cannot show are escaped; a closed terminal or pipe and a full disk are ignored.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -99,7 +103,7 @@ def make_output_safe() -> None:
 
 
 class Output:
-    """A text stream that drops its output once its reader is gone, instead of raising an OSError."""
+    """A text stream that drops its output once nobody can take it, instead of raising an OSError."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -121,7 +125,7 @@ class Output:
         try:
             yield
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):  # the pipe's reader, or the terminal, is gone
+            if error.errno not in OUTPUT_LOST:
                 raise
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), self.stream.fileno())

@@ -140,7 +140,7 @@ def download(url: str, part: Path, pauses: tuple, copies: int) -> None:
     """
     length = ask_length(url)
     if length is not None and size_of(part) > length:  # no part of this file
-        part.unlink()
+        os.truncate(part, 0)  # not unlink: it is locked
     if length is None or size_of(part) < length:
         need = copies * (length or 0) - size_of(part)
         if need > shutil.disk_usage(part.parent).free:
@@ -179,7 +179,7 @@ def open_zip(path: Path) -> Iterator[ZipFile]:
         with ZipFile(path) as archive:
             check_members(path, archive)
             yield archive
-    except DataError:
+    except (DataError, MemoryError, NameError):  # the last two are not the file's fault
         raise
     except Exception as error:  # zipfile fails on a bad file in a dozen ways, EINVAL from a seek is one
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):

@@ -20,6 +20,7 @@ import lmdb
 import numpy as np
 import torch
 import torchvision  # also loads its decoders, torch.ops.image
+from filelock import FileLock
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
@@ -144,13 +145,16 @@ class Images(torch.utils.data.Dataset):
         return batch
 
     def _picture(self, read: Callable, index: int) -> Tensor:
-        """Picture `index`, or the first after it that decodes."""
+        """Picture `index`, or the first after it in the source that decodes."""
         problem = None
-        tries = min(100, len(self))
-        for other in range(index, index + tries):
-            row = self.rows[other % len(self)]
+        tries = min(100, self.source.n)
+        for k in range(tries):
+            row = (self.rows[index] + k) % self.source.n
+            value = read(row)
             try:
-                picture = fit_picture(decode(read(row)), self.size, self.fit)
+                pixels = decode(value)
+            except (NameError, MemoryError):  # not the picture's fault
+                raise
             except Exception as error:  # a damaged file can raise almost any exception
                 name = f"{self.source.path}: {self.source.name(row)}"
                 problem = problem or f"{name} does not decode ({error})"
@@ -163,7 +167,7 @@ class Images(torch.utils.data.Dataset):
                             file=sys.stderr,
                         )
                     self.bad.add(index)
-            return picture
+            return fit_picture(pixels, self.size, self.fit)
         raise DataError(f"{problem}, nor does any other of {tries} that were tried: are these pictures?")
 
 
@@ -361,9 +365,12 @@ class Cifar10(Source):
 
 @functools.cache
 def load_cifar10(path: Path):
-    """torchvision's data set, once in a process."""
+    """torchvision's data set, once in a process; downloaded if it is not there."""
     try:
-        return torchvision.datasets.CIFAR10(path, download=True)
+        with contextlib.suppress(RuntimeError):  # if it is not there, or not whole
+            return torchvision.datasets.CIFAR10(path)
+        with FileLock(f"{path}.lock"):  # of several processes, one downloads it
+            return torchvision.datasets.CIFAR10(path, download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(f"CIFAR-10 is not in ./{path} and cannot be downloaded ({error})") from error
 
@@ -466,7 +473,11 @@ class Folder(Source):
         return os.fsdecode(self.names[row])
 
     def read(self, row):
-        return (self.path / self.name(row)).read_bytes()
+        path = self.path / self.name(row)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror})") from error
 
 
 def picture_extensions() -> set[str]:
@@ -529,10 +540,13 @@ class Lmdb(Source):
         with open_lmdb(self.path) as env:
 
             def read(row):
-                with env.begin() as txn:
-                    value = txn.get(self.keys[row].removesuffix(END))
+                try:
+                    with env.begin() as txn:
+                        value = txn.get(self.keys[row].removesuffix(END))
+                except lmdb.Error as error:
+                    raise DataError(f"{self.path}/data.mdb is damaged ({error}): get it again") from error
                 if value is None:
-                    raise ValueError("the LMDB has lost this key")
+                    raise DataError(f"{self.path}/data.mdb has lost {self.name(row)}: get it again")
                 return value
 
             yield read

@@ -146,6 +146,8 @@ def parse_args(
     """
     argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
     given = parser.parse_args(argv)
+    if vars(given).get("sample") and started_by_torchrun():
+        parser.error("--sample runs in a single process: start it without torchrun")
     if given.resume is True:
         given.resume = str(Path(given.out or default_out(given), "last.pt"))
     checkpoint = given.resume or vars(given).get("sample")
@@ -682,11 +684,13 @@ def all_finite(tensors: list[Tensor]) -> bool:
 
 def check_finite(step: int, out: Path, tensors: list[Tensor]) -> None:
     """Ends the program, with one line and exit code 1, unless all are finite. Waits for the device."""
-    if not all_finite(tensors):
+    if all_finite(tensors):
+        return
+    if not dist.is_initialized() or dist.get_rank() == 0:  # all processes have the same losses and weights
         tqdm.write(
             f"step {step}: loss or weights not finite; last good checkpoint: {out / 'last.pt'}", sys.stderr
         )
-        sys.exit(1)
+    sys.exit(1)
 
 
 def print_start(out: Path, n: int, step: int, args: Namespace, world: int, device: torch.device) -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
+import filelock
 import lmdb
 import numpy as np
 import pytest
@@ -237,10 +238,26 @@ def test_cifar10(tmp_path, monkeypatch):
     assert open_images("cifar10", 32).classes == ["cat"]
 
 
+def test_cifar10_is_downloaded_by_one_process_at_a_time(tmp_path, monkeypatch):
+    locked = []
+
+    def dataset(path, download=False):
+        if not download:
+            raise RuntimeError("Dataset not found")
+        with pytest.raises(filelock.Timeout):
+            filelock.FileLock(f"{path}.lock").acquire(timeout=0)
+        locked.append(path)
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", dataset)
+    images.load_cifar10(tmp_path / "cifar10")
+    assert locked == [tmp_path / "cifar10"]
+
+
 def test_cifar10_without_a_network(tmp_path, monkeypatch):
     def offline(*args, **options):
         raise RuntimeError("no\nnetwork")
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchvision.datasets.CIFAR10", offline)
     assert "CIFAR-10 is not in ./cifar10 and cannot be downloaded (no network)" in complaint("cifar10")
 
@@ -337,6 +354,32 @@ def test_truncated_pictures_are_replaced_counted_and_reported_once(tmp_path, kin
     assert len(dataset.bad) == 3
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and keys[2] in said[0] and "does not decode" in said[0]
+
+
+def test_a_stand_in_is_the_next_picture_of_the_source_whatever_the_limit(tmp_path):
+    values = numbered(9)
+    values[list(values)[3]] = b"junk"
+    spec = write_lmdb(tmp_path / "x_lmdb", values)
+    assert torch.equal(open_images(spec, 16, limit=3)[[1]], open_images(spec, 16)[[4]])
+
+
+def test_a_file_that_cannot_be_read_is_no_damaged_picture(tmp_path):
+    dataset = open_images(write_pictures(tmp_path / "photos", ["a.png", "b.png", "c.png"]), 16)
+    (tmp_path / "photos" / "b.png").unlink()
+    with pytest.raises(DataError, match=r"b\.png cannot be read \(No such file or directory\)"):
+        pixels(dataset)
+
+
+@pytest.mark.parametrize("error", [NameError, MemoryError])
+def test_what_is_not_a_pictures_fault_is_raised(tmp_path, monkeypatch, error):
+    dataset = open_images(write_lmdb(tmp_path / "x_lmdb", numbered(3)), 16)
+
+    def broken(value):
+        raise error
+
+    monkeypatch.setattr(images, "decode", broken)
+    with pytest.raises(error):
+        pixels(dataset)
 
 
 def test_only_pictures_that_were_asked_for_are_counted(tmp_path):

@@ -1129,6 +1129,13 @@ def test_samples_into_something_that_is_no_folder(script, run, good_checkpoints,
         assert refused(script, answer, str(tmp_path / place), "cannot be made")
 
 
+def test_several_processes_do_not_write_the_same_samples(script, good_checkpoints, torchrun, tmp_path):
+    (tmp_path / "last.pt").write_bytes(good_checkpoints[script.__name__])
+    answer = script_call(script, "--sample", tmp_path / "last.pt", "--gpu", -1)
+    assert refused(script, answer, "without torchrun")
+    assert not (tmp_path / "samples.npy").exists()
+
+
 def test_a_checkpoint_does_not_choose_where_files_are_written(script, good_checkpoints, tmp_path):
     checkpoint = torch.load(io.BytesIO(good_checkpoints[script.__name__]))
     elsewhere = str(tmp_path / "elsewhere")
@@ -1596,7 +1603,7 @@ def test_a_terminal_that_is_closed_does_not_end_a_run():
 
 
 @shell
-@pytest.mark.parametrize("ending", ["2>&-", ">&-", "| true"])
+@pytest.mark.parametrize("ending", ["2>&-", ">&-", "| true", "> /dev/full"])
 def test_closed_output_does_not_end_a_run(script, tmp_path, ending):
     words = [sys.executable, ROOT / f"{script.__name__}.py", *SCRIPTS[script.__name__].split()]
     flags = f"--steps 5 --log-every 1 --out {tmp_path}/run"

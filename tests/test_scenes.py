@@ -558,7 +558,7 @@ def test_all_bytes_survive_the_way_to_the_network_and_back(monkeypatch, tmp_path
     np.save(tmp_path / "files.npy", files)
     seen = []
 
-    def train_step(G, D, opt_g, opt_d, real, z, u, **loss):
+    def train_step(G, D, opt_g, opt_d, real, z, u=None, **loss):
         assert real.is_contiguous(memory_format=torch.channels_last)
         seen.append((real, z))
         return torch.zeros(4)
