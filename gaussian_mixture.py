@@ -104,9 +104,9 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
-    """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # NumPy splits integers of 2**32 or more into two words and drops zeros at the end. Without the 1,
-    # [2**32, 5, 0] would be the same seed as [0, 1, 5].
+    """A new generator: randomness is a function of (seed, stream, step), so there is no state to save."""
+    # NumPy splits integers of 2**32 or more into two words, and pads short seeds with zeros. Without the 1 at
+    # the end [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -644,7 +644,7 @@ def figure2(args: Namespace) -> None:
 
 # ---------------------------------------------------------------- train
 def due(step: int, every: int, last: int) -> bool:
-    """True at every `every`-th step and at the last one; never if every is 0."""
+    """True at every multiple of `every` and at the last one; never if every is 0."""
     return every > 0 and (step % every == 0 or step == last)
 
 

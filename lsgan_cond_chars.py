@@ -8,7 +8,8 @@
 
 One H200 trains on 6,840 images a second at batch 64 (float32 with TF32). With --graph we expect up to 18,800,
 but have not measured it. docs/speed.md and docs/results.md have the conditions and what came out. Characters
-are squashed to squares, as in the authors' code; --fit pad pads.
+are squashed to squares, as in the authors' code; --fit pad pads. Everything from Generator to train_step
+needs PyTorch alone: copy it into your project.
 
 Differences from the authors' code (github.com/xudonmao/LSGAN): losses are means over the batch, theirs are
 sums (a constant factor hardly matters to Adam). One G forward serves both updates, so G's running BN
@@ -121,9 +122,9 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
-    """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # NumPy splits integers of 2**32 or more into two words and drops zeros at the end. Without the 1,
-    # [2**32, 5, 0] would be the same seed as [0, 1, 5].
+    """A new generator: randomness is a function of (seed, stream, step), so there is no state to save."""
+    # NumPy splits integers of 2**32 or more into two words, and pads short seeds with zeros. Without the 1 at
+    # the end [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -450,7 +451,7 @@ def open_data(args: Namespace, world: int) -> Characters:
 
 
 def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[..., Tensor]:
-    """train_step with the settings of this run, as a function of real, z and y; with --graph a CUDA graph."""
+    """update(real, z, y): train_step with this run's settings; with --graph captured as a CUDA graph."""
     G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
     settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
     update = partial(train_step, G, D, opt_g, opt_d, **settings)
@@ -460,7 +461,7 @@ def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[
 
 
 def due(step: int, every: int, last: int) -> bool:
-    """True at every `every`-th step and at the last one; never if every is 0."""
+    """True at every multiple of `every` and at the last one; never if every is 0."""
     return every > 0 and (step % every == 0 or step == last)
 
 

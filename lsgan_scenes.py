@@ -8,7 +8,8 @@
 
 One H200 trains on 6,070 images a second at batch 64 (float32 with TF32), and on 3,770 if 16 workers read them
 from an LMDB. docs/speed.md and docs/results.md have the conditions and what came out. Pictures are squashed
-to squares, as in the authors' code; --fit crop crops them.
+to squares, as in the authors' code; --fit crop crops them. Everything from Generator to train_step needs
+PyTorch alone: copy it into your project.
 
 Differences from the authors' code (github.com/xudonmao/LSGAN): losses are means over the batch, theirs are
 sums (a constant factor hardly matters to Adam). One G forward serves both updates, so G's running BN
@@ -61,7 +62,12 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         type=at_least(0),
         help="DataLoader workers per process; unset: its share of the CPU cores, at most 16",
     )
-    add("--augment", type=between(0, 1, float), default=0.0, help="strength of DiffAugment, 0 to 1; 0: off")
+    add(
+        "--augment",
+        type=between(0, 1, float),
+        default=0.0,
+        help="strength of DiffAugment and of flips, 0 to 1; 0: off",
+    )
     add = parser.add_argument_group("model").add_argument
     add("--size", type=multiple_of(16), default=112, help="side of the pictures, a multiple of 16")
     add("--width", type=at_least(1), default=64, help="channels of D's first layer; scales all others")
@@ -118,9 +124,9 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
-    """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # NumPy splits integers of 2**32 or more into two words and drops zeros at the end. Without the 1,
-    # [2**32, 5, 0] would be the same seed as [0, 1, 5].
+    """A new generator: randomness is a function of (seed, stream, step), so there is no state to save."""
+    # NumPy splits integers of 2**32 or more into two words, and pads short seeds with zeros. Without the 1 at
+    # the end [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -165,7 +171,7 @@ def load_batches(
         return
     loader = DataLoader(
         pictures,
-        sampler=(indices.numpy() for indices in order),  # a tensor would take a file handle to send
+        sampler=(indices.numpy() for indices in order),  # tensors would be sent with a file descriptor each
         batch_size=None,  # one item of the sampler is a whole batch
         num_workers=runs.default_workers() if workers is None else workers,
         pin_memory=device.type == "cuda",
@@ -279,8 +285,8 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     """DiffAugment (Zhao et al. 2020) and flips, for real and fake alike, so that D cannot memorize pictures.
 
     images: [B, C, size, size] in [-1, 1]. u: [B, 8], uniform(0, 1), the random numbers of each image.
-    strength: 0 leaves the images as they are, to rounding; 1 gives the ranges in the comments, DiffAugment's
-    own. Differentiable with respect to the images.
+    strength: 0 leaves the images as they are, up to rounding; 1 gives the ranges in the comments, which are
+    DiffAugment's, and flips half of the images. Differentiable with respect to the images.
     """
     n, size = images.shape[0], images.shape[-1]
     brightness, saturation, contrast, flip, down, right, cutout_y, cutout_x = u.unbind(1)  # [B] each
@@ -459,7 +465,10 @@ def open_data(args: Namespace, device: torch.device, world: int) -> tuple[Tensor
 
 
 def make_update(args: Namespace, state: dict, device: torch.device) -> Callable[..., Tensor]:
-    """train_step with this run's settings, a function of real, z and with --augment u; or its CUDA graph."""
+    """update(real, z), or with --augment update(real, z, u): train_step with this run's settings.
+
+    With --graph it is captured as a CUDA graph.
+    """
     G, D, opt_g, opt_d = state["G"], state["D"], state["opt_g"], state["opt_d"]
     settings = {"loss": args.loss, "a": args.a, "b": args.b, "c": args.c, "amp": args.amp}
     update = partial(train_step, G, D, opt_g, opt_d, augment_strength=args.augment, **settings)
@@ -477,7 +486,7 @@ def draw_noise(args: Namespace, step: int, share: slice, device: torch.device) -
 
 
 def due(step: int, every: int, last: int) -> bool:
-    """True at every `every`-th step and at the last one; never if every is 0."""
+    """True at every multiple of `every` and at the last one; never if every is 0."""
     return every > 0 and (step % every == 0 or step == last)
 
 

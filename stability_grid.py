@@ -186,9 +186,9 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 
 # ---------------------------------------------------------------- randomness
 def rng(seed: int, stream: int, step: int = 0) -> np.random.Generator:
-    """A private generator: randomness is a function of (seed, stream, step), so there is no state to save."""
-    # NumPy splits integers of 2**32 or more into two words and drops zeros at the end. Without the 1,
-    # [2**32, 5, 0] would be the same seed as [0, 1, 5].
+    """A new generator: randomness is a function of (seed, stream, step), so there is no state to save."""
+    # NumPy splits integers of 2**32 or more into two words, and pads short seeds with zeros. Without the 1 at
+    # the end [2**32, 5, 0] would be the same seed as [0, 1, 5].
     return np.random.default_rng([seed, stream, step, 1])
 
 
@@ -228,7 +228,7 @@ def load_batches(
         return
     loader = DataLoader(
         pictures,
-        sampler=(indices.numpy() for indices in order),  # a tensor would take a file handle to send
+        sampler=(indices.numpy() for indices in order),  # tensors would be sent with a file descriptor each
         batch_size=None,  # one item of the sampler is a whole batch
         num_workers=runs.default_workers() if workers is None else workers,
         pin_memory=device.type == "cuda",
@@ -838,7 +838,7 @@ def draw_curves(axes, name: str, logs: dict[Cell, np.ndarray], cells: list[Cell]
 
 # ---------------------------------------------------------------- train
 def due(step: int, every: int, last: int) -> bool:
-    """True at every `every`-th step and at the last one; never if every is 0."""
+    """True at every multiple of `every` and at the last one; never if every is 0."""
     return every > 0 and (step % every == 0 or step == last)
 
 

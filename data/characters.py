@@ -66,10 +66,10 @@ def open_characters(
 
     spec: a folder of `.gnt` files or of zip files of them (CASIA-HWDB), one such file, a folder of pictures
     per class, or "strokes" (toys). charset: of `.gnt` files keep the characters of GB2312 "level1", or "all".
-    classes: keep the N with most train samples. fit: "squash" to 28x28 (authors: convert_icdar.py) or "pad"
-    to a square first. split: "train", or "test" for held-out writers; both have the class ids of the training
-    files, in the order of their GBK codes. Of "strokes" only classes (None: 100) and split count. Raises
-    DataError for anything that is wrong with the data.
+    classes: keep this many, those with most training samples. fit: "squash" to 28x28 (authors:
+    convert_icdar.py) or "pad" to a square first. split: "train", or "test" for held-out writers; both have
+    the class ids of the training files, in the order of their GBK codes. For "strokes" only classes (None:
+    100) and split matter. Raises DataError for anything that is wrong with the data.
     """
     check_one_of("fit", fit, ("squash", "pad"))
     check_one_of("charset", charset, ("level1", "all"))
@@ -88,7 +88,7 @@ def open_characters(
     is_gnt = train[0].is_gnt
     class_names = choose_classes(counts, classes, charset if is_gnt else "all")
     ids = {name: label for label, name in enumerate(class_names)}
-    labels, pixels = [], bytearray()  # grows in place: no picture is ever held twice
+    labels, pixels = [], bytearray()  # a list of pictures would need twice the memory when they are joined
     for name, picture in read_samples(train if split == "train" else test, ids, fit):
         labels.append(ids[name])
         pixels += picture
@@ -137,7 +137,7 @@ def split_files(path: Path) -> tuple[list[File], list[File]]:
     if not path.exists():
         raise DataError(f"nothing at {path.absolute()}; `python -m data.download hwdb1.0` gets HWDB1.0")
     found = list_files(path)
-    gnt_files = list_gnt(path, found)  # one a writer
+    gnt_files = list_gnt(path, found)  # one per writer
     if gnt_files:
         test = [file for file in gnt_files if is_test(file.place)]
         if not test:
@@ -270,13 +270,13 @@ def read_samples(files: list[File], wanted: Container[str], fit: str) -> Iterato
 def read_gnt_file(file: File) -> Iterator[tuple[str, Image.Image]]:
     """Yield (character, grey picture) for each record of a .gnt file. DataError if it is damaged."""
     try:
-        with io.BufferedReader(file.open(), 1 << 20) as stream:  # in a zip file 2 times as fast
+        with io.BufferedReader(file.open(), 1 << 20) as stream:  # twice as fast for files in a zip file
             used = 0
             for name, picture in read_gnt(stream):
                 used += 10 + picture.width * picture.height
                 yield name, picture
             if used != file.size:
-                raise ValueError(f"it has {used:,} bytes, and not {file.size:,} as its zip file says")
+                raise ValueError(f"it has {used:,} bytes, not the {file.size:,} that it should have")
     except Exception as error:  # a damaged zip file can raise almost any exception
         raise DataError(f"{file.name!r}: {error}") from error
 
@@ -313,5 +313,6 @@ def name_of(tag: bytes) -> str:
 def shrink(picture: Image.Image, fit: str) -> bytes:
     """A grey picture -> 28x28 bytes by PIL's bilinear filter."""
     if fit == "pad":
-        picture = ImageOps.pad(picture, [max(picture.size)] * 2, color=255)
+        side = max(picture.size)
+        picture = ImageOps.pad(picture, (side, side), color=255)
     return picture.resize((28, 28), Image.Resampling.BILINEAR).tobytes()

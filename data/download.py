@@ -42,7 +42,8 @@ def ask_length(url: str) -> int | None:
         with urlopen(Request(url, method="HEAD"), timeout=60) as response:
             if response.headers.get_content_type() == "text/html":  # a login page or an error page
                 raise DataError(f"{url} gave a web page instead of a zip file; {AGAIN}")
-            return int(response.headers["Content-Length"] or 0) or None
+            length = int(response.headers["Content-Length"] or 0)
+            return length if length > 0 else None
     except HTTPError as error:
         error.close()
         if error.code in (401, 403, 404, 410):
@@ -57,7 +58,7 @@ def transfer(url: str, part: Path, pauses: tuple) -> None:
     if not shutil.which("curl"):
         if size_of(part):
             raise DataError(f"only curl can continue {part}: install it, or delete the file to start again")
-        print("there is no curl, which could continue: downloading from the start", flush=True)
+        print("curl not found: downloading without it; if that breaks off, it has to start over", flush=True)
         transfer_from_start(url, part)
         return
     command = ["curl", "--fail", "--location", "--continue-at", "-", "--output", str(part), url]
@@ -80,7 +81,7 @@ def transfer(url: str, part: Path, pauses: tuple) -> None:
             best, tries = size_of(part), 0
         tries += 1
         if tries > len(pauses):
-            raise DataError(f"{url}: {problem}; given up after {tries} tries; {AGAIN}")
+            raise DataError(f"{url}: {problem}; gave up after {tries} tries; {AGAIN}")
         print(f"{problem}, trying again", flush=True)
         time.sleep(pauses[tries - 1])
 
@@ -89,7 +90,10 @@ def transfer_from_start(url: str, part: Path) -> None:
     try:
         with urlopen(url, timeout=60) as response, open(part, "wb") as file:
             shutil.copyfileobj(response, file, 1 << 20)
+            if response.length:
+                raise OSError(f"the last {response.length:,} bytes have not arrived")
     except (OSError, HTTPException) as error:
+        os.truncate(part, 0)  # only curl could continue it
         raise DataError(f"{url} -> {part}: {error}; run the same command again") from error
 
 
@@ -102,15 +106,16 @@ def fetch_lmdb(url: str, folder: Path, pauses: tuple = PAUSES) -> None:
 
     It gets its name when it is complete. If the user has put the zip file beside the folder, it is used.
     """
-    part, own, data = Path(f"{folder}.part"), Path(f"{folder}.zip"), folder / "data.mdb"
+    part, user_zip = Path(f"{folder}.part"), Path(f"{folder}.zip")
+    data = folder / "data.mdb"
     if data.exists() and not part.exists():
         return
     with lock_part(part):
         if data.exists():
             pass  # another process was faster, or was killed just before it removed the part
-        elif own.exists():
-            print(f"{own} -> {folder}", flush=True)
-            unpack_data(own, folder)
+        elif user_zip.exists():
+            print(f"{user_zip} -> {folder}", flush=True)
+            unpack_data(user_zip, folder)
         else:
             print(f"{url} -> {folder}", flush=True)
             download(url, part, pauses, copies=2)  # the zip file and what comes out of it
@@ -139,7 +144,7 @@ def download(url: str, part: Path, pauses: tuple, copies: int) -> None:
     copies: how many times the file must fit on the disk. DataError if it does not, or if not all arrives.
     """
     length = ask_length(url)
-    if length is not None and size_of(part) > length:  # no part of this file
+    if length is not None and size_of(part) > length:  # it is not the beginning of this file
         os.truncate(part, 0)  # not unlink: it is locked
     if length is None or size_of(part) < length:
         need = copies * (length or 0) - size_of(part)
@@ -175,7 +180,7 @@ def open_zip(path: Path) -> Iterator[ZipFile]:
         with open(path, "rb") as file:
             is_web_page = file.read(1) == b"<"
         if is_web_page:
-            raise DataError(f"{path} is a web page and no zip file; {DELETE}")
+            raise DataError(f"{path} is a web page, not a zip file; {DELETE}")
         with ZipFile(path) as archive:
             check_members(path, archive)
             yield archive
@@ -218,7 +223,7 @@ def unpack_data(path: Path, folder: Path) -> None:
                 os.fsync(file.fileno())
             unpacked.rename(folder / "data.mdb")
         finally:
-            unpacked.unlink(missing_ok=True)  # is there only if something went wrong
+            unpacked.unlink(missing_ok=True)  # after the rename it is no longer there
 
 
 # ---------------------------------------------------------------- command line

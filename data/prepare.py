@@ -27,7 +27,8 @@ def prepare(spec: str, size: int, fit: str = "squash", limit: int = 0, out: str 
     While it grows it is called .npy.part. DataError: bad input, too little space, another array in its place,
     pictures that changed meanwhile.
     """
-    source, path = find_source(spec, size), Path(out or prepared_path(spec, size, fit))
+    source = find_source(spec, size)
+    path = Path(out or prepared_path(spec, size, fit))
     if source is None:
         raise DataError(f"no pictures at {spec}")
     if path.suffix != ".npy":
@@ -36,12 +37,12 @@ def prepare(spec: str, size: int, fit: str = "squash", limit: int = 0, out: str 
     n = len(images)
     metadata = {"fingerprint": source.fingerprint, "size": size, "fit": fit, "count": n}
     metadata["limit"] = None if n == source.n else n
-    if is_finished(path, metadata):
+    if is_complete(path, metadata):
         return path
     check_json_is_ours(path.with_suffix(".json"))
 
     with open_part(path, images.nbytes) as part:
-        if is_finished(path, metadata):  # another process was faster
+        if is_complete(path, metadata):  # another process was faster
             return path
         write_pictures(part, images)
         after = find_source(spec, size)
@@ -56,8 +57,8 @@ def prepare(spec: str, size: int, fit: str = "squash", limit: int = 0, out: str 
     return path
 
 
-def is_finished(path: Path, metadata: dict) -> bool:
-    """Whether the array is there, which is then printed. DataError if one of other pictures is."""
+def is_complete(path: Path, metadata: dict) -> bool:
+    """Whether the array is there already; says so if it is. DataError if it holds other pictures."""
     if not os.path.exists(path):
         return False
     try:
@@ -74,7 +75,7 @@ def is_finished(path: Path, metadata: dict) -> bool:
 
 
 def check_json_is_ours(path: Path) -> None:
-    """DataError if there is a file of somebody else where we write what the array is of."""
+    """DataError if path, where the array's metadata go, is a file that data.prepare did not write."""
     if not os.path.lexists(path):
         return
     try:
@@ -82,7 +83,9 @@ def check_json_is_ours(path: Path) -> None:
     except OSError:  # a folder, or not for us to read
         ours = False
     if not ours:
-        raise DataError(f"{path} exists and is not of data.prepare: move it away, or give another --out")
+        raise DataError(
+            f"{path} exists and was not written by data.prepare: move it away, or give another --out"
+        )
 
 
 @contextlib.contextmanager
@@ -113,21 +116,22 @@ def open_part(path: Path, length: int) -> Iterator[BinaryIO]:
 
 
 def write_pictures(part: BinaryIO, images: Images) -> None:
-    """Writes the array, made safe on the disk.
+    """Writes the array and waits until it is on the disk.
 
-    Threads finish in any order, so each picture is written at its own offset. A mapped file would kill the
+    Threads finish in any order, so each batch is written at its own offset. A mapped file would kill the
     process when the disk is full.
     """
     shape = (len(images), images.size, images.size, 3)
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(part, header)
     part.flush()
-    begin, each = part.tell(), images.size**2 * 3
+    begin = part.tell()
+    bytes_per_picture = images.size**2 * 3
 
     def put(start, batch):
-        for i, picture in enumerate(batch, start):
-            if os.pwrite(part.fileno(), picture.numpy().tobytes(), begin + i * each) < each:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        pixels = batch.numpy().tobytes()
+        if os.pwrite(part.fileno(), pixels, begin + start * bytes_per_picture) < len(pixels):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     try:
         read_all(images, put)
@@ -139,14 +143,16 @@ def write_pictures(part: BinaryIO, images: Images) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line: exit code 2 and one line for what is wrong, 130 for Ctrl-C."""
+    """The command line. Bad input: one line and exit code 2. Ctrl-C: exit code 130."""
     parser = make_parser("data.prepare", "Decode and resize pictures once, for faster training.")
     add = parser.add_argument
     add("spec", type=not_empty, help="LMDB directory, folder of pictures, cifar10 or rooms")
     add("--size", type=at_least(1), default=112, help="side in pixels")
     add("--fit", choices=("squash", "crop"), default="squash", help="how a picture becomes square")
-    add("--limit", type=at_least(0), default=0, help="only so many pictures, evenly spread; 0: all")
-    add("--out", type=not_empty, help="another .npy file than the one that the scripts find")
+    add("--limit", type=at_least(0), default=0, help="use only this many pictures, evenly spaced; 0: all")
+    add(
+        "--out", type=not_empty, help="write this .npy file instead; the scripts do not find it by themselves"
+    )
     args = parser.parse_args(argv)
     with one_line_errors("data.prepare", "run the same command again to start again", "--size"):
         prepare(**vars(args))

@@ -16,9 +16,9 @@ VIEW = 3.0  # width and height of the square of the picture plane that is the pi
 VIEW_MIDDLE = 1.15  # height of its middle above the floor
 EYE_X, EYE_Y = 0.0, 1.9
 EYE_DISTANCE = 2.2  # from the eye to the picture plane
-WIDTH, HEIGHT = 4.0, 2.7  # of every room: at 32x32 other shapes would only blur what a network can learn
+WIDTH, HEIGHT = 4.0, 2.7  # of every room: rooms of many shapes would look blurred at 32x32
 BACK_WALL = 2.1  # z of the back wall
-GRAIN = 6.0  # grey levels, as of a photo: perfectly even walls would give every generated picture away
+GRAIN = 6.0  # standard deviation in grey levels: D would know generated walls by their noise
 
 # Every room has one kind of wall and of cloth, slightly varied.
 WALLS = [
@@ -77,8 +77,8 @@ HOURS = [
 class Scene(NamedTuple):
     """All that is random in a room."""
 
-    bed: float  # x of its middle
-    window: float  # x of its middle
+    bed_x: float  # of its middle
+    window_x: float  # of its middle
     hour: Hour
     brightness: float  # of all light
     wall: Colour
@@ -89,10 +89,10 @@ class Scene(NamedTuple):
 
 def choose_scene(rng: np.random.Generator) -> Scene:
     """A room with the window above the head of the bed, more or less."""
-    bed = rng.uniform(-0.6, 0.6)
+    bed_x = rng.uniform(-0.6, 0.6)
     return Scene(
-        bed=bed,
-        window=bed + rng.uniform(-0.2, 0.2),
+        bed_x=bed_x,
+        window_x=bed_x + rng.uniform(-0.2, 0.2),
         hour=HOURS[rng.integers(len(HOURS))],
         brightness=rng.uniform(0.9, 1.05),
         wall=vary(WALLS[rng.integers(len(WALLS))], rng),
@@ -138,17 +138,17 @@ class Canvas:
         places = [self.project(x, y, z) for x, y, z in corners]
         self.draw.polygon(places, fill=(int(255 * red), int(255 * green), int(255 * blue)))
 
-    def upright(self, x: Range, y: Range, z: float, colour: Colour) -> None:
+    def front(self, x: Range, y: Range, z: float, colour: Colour) -> None:
         """A rectangle that faces us."""
         (left, right), (low, high) = x, y
         self.paint([(left, low, z), (right, low, z), (right, high, z), (left, high, z)], colour)
 
-    def sideways(self, x: float, y: Range, z: Range, colour: Colour) -> None:
+    def side(self, x: float, y: Range, z: Range, colour: Colour) -> None:
         """A rectangle that faces left or right."""
         (low, high), (near, far) = y, z
         self.paint([(x, low, near), (x, high, near), (x, high, far), (x, low, far)], colour)
 
-    def level(self, x: Range, y: float, z: Range, colour: Colour) -> None:
+    def flat(self, x: Range, y: float, z: Range, colour: Colour) -> None:
         """A rectangle that faces up or down."""
         (left, right), (near, far) = x, z
         self.paint([(left, y, near), (right, y, near), (right, y, far), (left, y, far)], colour)
@@ -156,36 +156,36 @@ class Canvas:
     def box(self, x: Range, y: Range, z: Range, colour: Colour) -> None:
         """A box that stands below the eye: the side that is seen, if one is, its top and its front."""
         if EYE_X < x[0]:
-            self.sideways(x[0], y, z, shade(colour, 0.78))
+            self.side(x[0], y, z, shade(colour, 0.78))
         if EYE_X > x[1]:
-            self.sideways(x[1], y, z, shade(colour, 0.78))
-        self.level(x, y[1], z, colour)
-        self.upright(x, y, z[0], shade(colour, 0.86))
+            self.side(x[1], y, z, shade(colour, 0.78))
+        self.flat(x, y[1], z, colour)
+        self.front(x, y, z[0], shade(colour, 0.86))
 
 
 def paint_walls(canvas: Canvas, scene: Scene) -> None:
     """The back wall, the side walls, ceiling and floor."""
     x, y = (-WIDTH / 2, WIDTH / 2), (0, HEIGHT)
-    z = (-1.2, BACK_WALL)  # from before the picture plane: the picture cuts off what is near
-    canvas.upright(x, y, BACK_WALL, scene.wall)
-    canvas.sideways(x[0], y, z, shade(scene.wall, 0.84))
-    canvas.sideways(x[1], y, z, shade(scene.wall, 0.84))
-    canvas.level(x, HEIGHT, z, CEILING)
-    canvas.level(x, 0, z, scene.floor)
+    z = (-1.2, BACK_WALL)  # from in front of the picture plane, so that they reach the edges of the picture
+    canvas.front(x, y, BACK_WALL, scene.wall)
+    canvas.side(x[0], y, z, shade(scene.wall, 0.84))
+    canvas.side(x[1], y, z, shade(scene.wall, 0.84))
+    canvas.flat(x, HEIGHT, z, CEILING)
+    canvas.flat(x, 0, z, scene.floor)
 
 
 def paint_window(canvas: Canvas, scene: Scene) -> None:
     """A window in the back wall, with a view."""
-    x = scene.window
-    canvas.upright((x - 0.90, x + 0.90), (1.15, 2.40), BACK_WALL, WHITE)  # frame
-    canvas.upright((x - 0.80, x + 0.80), (1.15, 2.30), BACK_WALL, scene.hour.sky)
-    canvas.upright((x - 0.80, x + 0.80), (1.15, 1.50), BACK_WALL, scene.hour.land)
-    canvas.upright((x - 0.03, x + 0.03), (1.15, 2.30), BACK_WALL, WHITE)  # the bar in its middle
+    x = scene.window_x
+    canvas.front((x - 0.90, x + 0.90), (1.15, 2.40), BACK_WALL, WHITE)  # frame
+    canvas.front((x - 0.80, x + 0.80), (1.15, 2.30), BACK_WALL, scene.hour.sky)
+    canvas.front((x - 0.80, x + 0.80), (1.15, 1.50), BACK_WALL, scene.hour.land)
+    canvas.front((x - 0.03, x + 0.03), (1.15, 2.30), BACK_WALL, WHITE)  # the bar in its middle
 
 
 def paint_bed(canvas: Canvas, scene: Scene) -> None:
     """A double bed, its head at the back wall."""
-    x = scene.bed
+    x = scene.bed_x
     canvas.box((x - 0.85, x + 0.85), (0, 1.0), (BACK_WALL - 0.08, BACK_WALL), scene.wood)  # headboard
     canvas.box((x - 0.85, x + 0.85), (0.1, 0.5), (BACK_WALL - 2.1, BACK_WALL - 0.08), WHITE)  # mattress
     canvas.box((x - 0.75, x - 0.04), (0.5, 0.72), (BACK_WALL - 0.6, BACK_WALL - 0.1), WHITE)  # pillows
@@ -195,7 +195,7 @@ def paint_bed(canvas: Canvas, scene: Scene) -> None:
 
 def light(canvas: Canvas, scene: Scene, size: int) -> np.ndarray:
     """The light [size, size, 3] by which the picture is multiplied."""
-    centres = (np.arange(size, dtype=np.float32) + 0.5) * canvas.pixels / size
+    centres = (np.arange(size, dtype=np.float32) + 0.5) * canvas.pixels / size  # in pixels of the canvas
     radius = canvas.pixels / 2
 
     def glow(x: float, y: float, colour: Colour) -> np.ndarray:
@@ -205,8 +205,8 @@ def light(canvas: Canvas, scene: Scene, size: int) -> np.ndarray:
         down = np.exp(-(((centres - from_top) / radius) ** 2))
         return down[:, None, None] * (across[:, None] * np.array(colour, np.float32))
 
-    window_glow = glow(scene.window, 1.6, scene.hour.window_light)
-    lamp_glow = glow(scene.bed, 1.0, scene.hour.lamplight)  # at the head of the bed
+    window_glow = glow(scene.window_x, 1.6, scene.hour.window_light)
+    lamp_glow = glow(scene.bed_x, 1.0, scene.hour.lamplight)  # at the head of the bed
     return scene.brightness * (np.array(scene.hour.daylight, np.float32) + window_glow + lamp_glow)
 
 

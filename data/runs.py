@@ -405,6 +405,7 @@ def exit_stopped(number: int, step: int) -> NoReturn:
     """Ends the program after a signal; the exit code is 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     if not dist.is_initialized() or dist.get_rank() == 0:
         tqdm.write(f"stopped at step {step}; --resume goes on")
+    wait_for_all()  # rank 0 has been saving, and torchrun ends all processes when the first one has left
     sys.exit(128 + number)
 
 

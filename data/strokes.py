@@ -98,7 +98,7 @@ def write(strokes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def distance_to(lines: np.ndarray) -> np.ndarray:
     """Distance of every pixel's centre from the nearest line [SIZE, SIZE]. lines: [x and y, strokes, 3]."""
-    starts = lines[:, :, :2, None, None]  # two lines a stroke: [x and y, strokes, 2, 1, 1]
+    starts = lines[:, :, :2, None, None]  # two lines per stroke: [x and y, strokes, 2, 1, 1]
     directions = np.diff(lines, axis=2)[..., None, None]
     away = CENTRES - starts
     along = (away * directions).sum(0) / (directions**2).sum(0)  # 0 at the start of the line, 1 at its end
@@ -109,7 +109,7 @@ def distance_to(lines: np.ndarray) -> np.ndarray:
 def draw_all(classes: int, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [n, 28, 28] and labels int64 [n].
 
-    split: "train", 10 to 100 drawings a class; "test", other ones, a fifth as many.
+    split: "train", 10 to 100 drawings of each class; "test", other ones, a fifth as many.
     """
     if classes > 3740:  # as many as HWDB1.0 has
         raise DataError(f"toy strokes have 3,740 classes at most, not {classes}")

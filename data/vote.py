@@ -3,8 +3,8 @@
     python -m data.vote ls/samples.npy sigmoid/samples.npy --out vote.html  # A and B, as --sample wrote them
     python -m data.vote --count votes*.csv                                  # the files that voters send back
 
-vote.html is one page that needs no network: send it to people. Each sees all pairs, in an order of their own,
-the sides drawn by chance. The page keeps the votes as one goes, and offers them as a CSV file at any time.
+vote.html is one page that needs no network: send it to people. Each sees all pairs, in a random order and
+with random sides. The page keeps the votes, and offers them as a CSV file at any time.
 """
 
 import base64
@@ -40,7 +40,7 @@ def first_is_a(study: str, pair: int) -> bool:
 
 # ---------------------------------------------------------------- making the page
 def encode(picture: np.ndarray) -> str:
-    """uint8 [size, size, 3] or grey [size, size] -> a WebP file in base64, without loss."""
+    """uint8 [size, size, 3] or grey [size, size] -> a lossless WebP file in base64."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "WEBP", lossless=True, method=2)
     return base64.b64encode(file.getvalue()).decode("ascii")
@@ -58,9 +58,9 @@ def make_page(a: np.ndarray, b: np.ndarray, pairs: int = 200, seed: int = 0) -> 
     if fewest < pairs:
         there = f"A has {len(a):,} pictures and B {len(b):,}"
         raise DataError(f"{there}, too few for {pairs:,} pairs: sample more, or --pairs {fewest}")
-    random = np.random.default_rng(seed)
-    a = a[random.permutation(len(a))[:pairs]]
-    b = b[random.permutation(len(b))[:pairs]]
+    rng = np.random.default_rng(seed)
+    a = a[rng.permutation(len(a))[:pairs]]
+    b = b[rng.permutation(len(b))[:pairs]]
     study = f"{hashlib.sha256(a.tobytes() + b.tobytes()).hexdigest()[:12]}-{pairs}"
     template = TEMPLATE.read_text("utf-8")
     length = len(template) + 100  # more than the study's name and the brackets of the list
@@ -129,7 +129,10 @@ def read_file(path: str) -> list[Vote]:
 
 
 def read_votes(paths: list[str]) -> list[Vote]:
-    """The votes in CSV files. DataError: none, of two studies, or a pair judged twice by one voter."""
+    """The votes in CSV files.
+
+    DataError if there are none, if they are of two studies, or if a voter judged a pair twice.
+    """
     votes = []
     found_in = {}
     for path in paths:
@@ -176,18 +179,19 @@ def count(votes: list[Vote]) -> dict[str, np.ndarray]:
 def interval(hits: np.ndarray, trials: np.ndarray) -> tuple[float, float]:
     """95% interval of the share of hits among trials, int [pairs] each.
 
-    With one trial a pair it is Wilson's. Several on one pair depend on each other: then pairs are resampled
-    (percentile bootstrap), which holds for new pairs, not for new voters, and is too narrow for few pairs.
+    With one trial per pair it is Wilson's. Several trials of a pair depend on each other: then pairs are
+    resampled (percentile bootstrap), which holds for new pairs, not for new voters, and is too narrow for few
+    pairs.
     """
     if trials.max() == 1:
         return wilson(int(hits.sum()), int(trials.sum()))
-    random = np.random.default_rng(0)
-    chosen = random.integers(len(hits), size=(2000, len(hits)))
+    rng = np.random.default_rng(0)
+    chosen = rng.integers(len(hits), size=(2000, len(hits)))
     low, high = np.quantile(hits[chosen].sum(1) / trials[chosen].sum(1), (0.025, 0.975))
     return float(low), float(high)
 
 
-def share(hits: np.ndarray, trials: np.ndarray) -> str:
+def share_text(hits: np.ndarray, trials: np.ndarray) -> str:
     """The share of hits among trials, int [pairs] each, in per cent with its 95% interval."""
     low, high = interval(hits, trials)
     return f"{hits.sum() / trials.sum():.1%} (95% interval {low:.1%} to {high:.1%})"
@@ -199,11 +203,11 @@ def report(votes: list[Vote]) -> str:
     n = found["votes"]
     voters = len({vote.voter for vote in votes})
     lines = [f"{len(votes)} votes of {voters} voters on {len(n)} pairs; the intervals are over pairs"]
-    lines.append(f"A looked more real in {share(found['A chosen'], n)}")
+    lines.append(f"A looked more real in {share_text(found['A chosen'], n)}")
     shared = found["comparisons"] > 0
     if shared.any():
-        agree = share(found["agreements"][shared], found["comparisons"][shared])
-        lines.append(f"two voters of one pair agreed in {agree}; {shared.sum()} pairs are shared")
+        agree = share_text(found["agreements"][shared], found["comparisons"][shared])
+        lines.append(f"two voters on the same pair agreed in {agree}; {shared.sum()} pairs are shared")
     else:
         lines.append("agreement: no pair was judged by two voters")
     # The sides are drawn for each vote, so these are independent.
@@ -214,13 +218,13 @@ def report(votes: list[Vote]) -> str:
         lines.append(
             "warning: the interval does not contain 50%; with a fair draw that happens in 1 study of 20"
         )
-    lines.append(f"the left picture was chosen in {share(found['left chosen'], n)}")
+    lines.append(f"the left picture was chosen in {share_text(found['left chosen'], n)}")
     return "\n".join(lines)
 
 
 # ---------------------------------------------------------------- command line
 def main(argv: list[str] | None = None) -> None:
-    """The command line: exit code 2 and one line for what is wrong."""
+    """The command line. Bad input: one line and exit code 2."""
     parser = make_parser("data.vote", "A preference study: which of two pictures looks more real?")
     add = parser.add_argument
     add(

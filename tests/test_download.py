@@ -220,7 +220,7 @@ def test_gives_up_when_nothing_new_arrives_and_the_next_run_continues(run, site)
     site.script = [{"stop": 100_000}]
     site.always = {"stop": 0}
     answer = run("lsun", "bedroom")
-    assert_refused(answer, "given up after 4 tries; what has arrived is kept, run the same command again")
+    assert_refused(answer, "gave up after 4 tries; what has arrived is kept, run the same command again")
     assert len(site.log) == 4 and PART.read_bytes() == GOOD[:100_000]
     site.always = {}
     assert run("lsun", "bedroom")[0] == 0
@@ -404,7 +404,7 @@ def test_a_login_page_does_not_replace_the_part(run, site):
 
 def test_a_web_page_in_place_of_the_file(run, site):
     site.head, site.files[NAME] = {"status": 405}, b"<html>please log in</html>"
-    assert_refused(run("lsun", "bedroom"), "is a web page and no zip file")
+    assert_refused(run("lsun", "bedroom"), "is a web page, not a zip file")
 
 
 # Without curl
@@ -422,7 +422,7 @@ def test_without_curl_it_downloads_from_the_start(run, site, no_curl):
     assert PART.stat().st_size == 100_000
     PART.unlink()
     code, out, err = run("lsun", "bedroom")
-    assert (code, err) == (0, "") and "there is no curl" in out
+    assert (code, err) == (0, "") and "curl not found" in out
     assert site.log == [(200, NAME, None)]
     assert_complete()
 
@@ -431,6 +431,9 @@ def test_without_curl_it_downloads_from_the_start(run, site, no_curl):
 def test_without_curl_a_break_is_one_line(run, site, no_curl, how):
     site.always = how
     assert_refused(run("lsun", "bedroom"), "run the same command again")
+    site.always = {}
+    assert run("lsun", "bedroom")[0] == 0
+    assert_complete()
 
 
 # Disk

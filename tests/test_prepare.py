@@ -283,7 +283,7 @@ def test_too_little_space_is_seen_before_anything_is_written(tmp_path, spec, mon
 def test_somebody_elses_json_is_not_overwritten(tmp_path, spec, capsys):
     theirs = tmp_path / "x_16_squash.json"
     theirs.write_text('{"mine": 1}')
-    assert "x_16_squash.json exists and is not of data.prepare" in refused(capsys, spec)
+    assert "x_16_squash.json exists and was not written by data.prepare" in refused(capsys, spec)
     assert theirs.read_text() == '{"mine": 1}' and names(tmp_path) == ["x_16_squash.json"]
 
 
@@ -343,9 +343,9 @@ def test_nothing_is_left_of_a_second_run_that_finds_the_array_complete(tmp_path,
     """It finds that out when it has the lock."""
     run(spec)
     before, found = names(tmp_path), []
-    is_finished = prepare.is_finished
+    is_complete = prepare.is_complete
     monkeypatch.setattr(
-        prepare, "is_finished", lambda *a: found.append(1) or len(found) > 1 and is_finished(*a)
+        prepare, "is_complete", lambda *a: found.append(1) or len(found) > 1 and is_complete(*a)
     )
     run(spec)
     assert len(found) == 2 and names(tmp_path) == before

@@ -77,14 +77,14 @@ def test_a_room_has_a_pale_ceiling_a_wooden_floor_and_corners(rooms):
 
 
 def test_a_room_has_a_bed_with_white_pillows_below_its_window(rooms, scenes):
-    blanket = seen_at(rooms, scenes, lambda scene: (scene.bed, 0.56, BACK_WALL - 1.4))
-    pillow = seen_at(rooms, scenes, lambda scene: (scene.bed - 0.4, 0.72, BACK_WALL - 0.4))
+    blanket = seen_at(rooms, scenes, lambda scene: (scene.bed_x, 0.56, BACK_WALL - 1.4))
+    pillow = seen_at(rooms, scenes, lambda scene: (scene.bed_x - 0.4, 0.72, BACK_WALL - 0.4))
     assert (pillow.sum(1) > blanket.sum(1)).mean() > 0.97
     cloth = np.array([scene.cloth for scene in scenes])
     same = blanket.argmax(1) == cloth.argmax(1)
     assert same.mean() > 0.85  # the others are in the warm light of lamp or sunset
 
-    sky = seen_at(rooms, scenes, lambda scene: (scene.window + 0.3, 1.8, BACK_WALL))
+    sky = seen_at(rooms, scenes, lambda scene: (scene.window_x + 0.3, 1.8, BACK_WALL))
     hours = np.array([HOURS.index(scene.hour) for scene in scenes])
     assert (sky[hours == 0].argmax(1) == 2).all()  # blue by day,
     assert (sky[hours == 1].argmax(1) == 0).all()  # red at sunset,
