@@ -9,6 +9,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
 import torch
 
+from data import DataError
+
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path_factory) -> Path:
@@ -92,6 +94,18 @@ def at_call(monkeypatch, owner, name, n, action):
 
     monkeypatch.setattr(owner, name, wrapper)
     return calls
+
+
+def opened_with(monkeypatch, module, name):
+    """Replaces module.name, which reads data, by a function that fails. Returns the arguments it gets."""
+    opened = []
+
+    def note(*args):
+        opened.append(args)
+        raise DataError("noted")
+
+    monkeypatch.setattr(module, name, note)
+    return opened
 
 
 def free_port():

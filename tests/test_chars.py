@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import same
+from conftest import opened_with, same
 from PIL import Image
 from torch import nn
 
@@ -474,6 +474,21 @@ def test_batches_follow_from_seed_and_step():
     assert all([i + 100 for i in batch] == y for batch, y in whole)  # each picture with its label
     assert len({i for batch, _ in whole[:2] for i in batch}) == 8  # an epoch: two batches without repetition
     assert [batches(start) for start in range(8)] == [whole[start:] for start in range(8)]
+
+
+def test_charset_classes_and_fit_reach_the_reader(call, monkeypatch, tmp_path):
+    opened = opened_with(monkeypatch, chars, "open_characters")
+    flags = f"--data {tmp_path} --charset all --classes 9 --fit pad --gpu -1 --out {tmp_path}/run"
+    assert call(chars.main, *flags.split())[0] == 2
+    assert opened == [(str(tmp_path), "all", 9, "pad")]
+
+
+def test_defaults_are_the_authors():
+    args = chars.parse_args([])
+    assert (args.width, args.z_dim, args.fit, args.charset) == (256, 1024, "squash", "level1")
+    assert (args.lr, args.beta1, args.batch_size, args.steps) == (2e-4, 0.5, 64, 1_000_000)
+    assert (args.loss, args.a, args.b, args.c) == ("ls", 0, 1, 1)
+    assert (args.ema, args.amp) == (0, False)
 
 
 def test_graph_needs_a_gpu(tmp_path, call):

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+import random
 import re
 import shutil
 import signal
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from data import DataError, download
 
-MDB = os.urandom(300_000)
+MDB = random.Random(0).randbytes(300_000)
 NAME = "/bedroom_train_lmdb.zip"
 
 

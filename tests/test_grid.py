@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from bench_rule import make_judge, planted
-from conftest import Killed, at_call, die, free_port, same
+from conftest import Killed, at_call, die, free_port, opened_with, same
 from PIL import Image
 from torch import nn
 
@@ -193,6 +193,7 @@ def test_rmsprop_of_pytorch_and_adam():
     p = [nn.Parameter(torch.zeros(2))]
     torch_rule = start(optimizer="rmsprop", flags=["--rmsprop", "torch"])["opt_g"].param_groups[0]
     assert (torch_rule["alpha"], torch_rule["eps"], torch_rule["lr"]) == (0.99, 1e-8, 2e-4)
+    assert start(flags=["--lr", "1e-3"])["opt_d"].param_groups[0]["lr"] == 1e-3
     adam = grid.make_optimizer(p).param_groups[0]
     assert (adam["betas"], adam["lr"], adam["eps"]) == ((0.5, 0.999), 2e-4, 1e-8)
 
@@ -648,11 +649,38 @@ def test_rule():
         assert found(fid, diversity) == "diverged"
 
 
+def test_fit_and_limit_reach_the_reader(call, monkeypatch, tmp_path):
+    opened = opened_with(monkeypatch, grid, "open_images")
+    flags = f"--data {tmp_path} --size 48 --fit crop --limit 700 --gpu -1 --out {tmp_path}/out"
+    assert call(grid.main, *flags.split())[0] == 2
+    assert opened == [(str(tmp_path), 48, "crop", 700)]
+
+
 def test_too_few_pictures_to_judge(call, tmp_path):
     """That is said before anything is written."""
     code, _, err = call(grid.main, "--quick", "--limit", 511, "--gpu", -1, "--out", tmp_path / "grid")
     assert code == 2 and re.search("511 pictures.* 512", err)
     assert not (tmp_path / "grid").exists()
+
+
+@pytest.mark.parametrize("kind, n", [("random", 512), ("classifier", 1024), ("inception", 16_384)])
+def test_how_many_pictures_an_extractor_needs(kind, n):
+    assert grid.choose_extractor(kind, range(n), None) == kind
+    with pytest.raises(DataError, match=f"{n - 1:,} pictures.* takes {n:,}"):
+        grid.choose_extractor(kind, range(n - 1), None)
+
+
+def test_what_the_paper_says_of_each_cell():
+    """Section 4.3. BN_G with Adam: LSGAN in 5 of 10 runs, the regular GAN in none."""
+    says = {cell: grid.PAPER[cell] for cell in grid.PAPER if cell[2] in ("ls", "sigmoid")}
+    assert len(says) == 8
+    assert says["bn_g", "adam", "ls"].startswith("5/10") and says["bn_g", "adam", "sigmoid"].startswith(
+        "0/10"
+    )
+    assert says["bn_g", "rmsprop", "ls"] == says["bn_g", "rmsprop", "sigmoid"] == "learns"
+    assert says["bn_gd", "adam", "ls"] == says["bn_gd", "adam", "sigmoid"] == "slight mode collapse"
+    assert says["bn_gd", "rmsprop", "sigmoid"] == "slight mode collapse"
+    assert "better" in says["bn_gd", "rmsprop", "ls"]
 
 
 def write_log(path, rows):
@@ -698,6 +726,20 @@ def test_table_counts_with_intervals_beside_the_papers_claims(tmp_path):
     lines = table.splitlines()
     assert lines[0].endswith("| diverged | FID | IS | the paper |")
     assert lines[2].endswith("| 0 | 0 | 0 | 0.2 ± 0 | 6.5 ± 3 | 5/10 relatively good |")
+
+
+def test_figure_7_shows_the_seeds_of_lowest_and_of_highest_fid(tmp_path, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(
+        grid, "show_samples", lambda axes, which, out, cell, verdicts: shown.update({which: cell})
+    )
+    cells = [Cell("bn_g", "adam", "ls", seed) for seed in range(4)]
+    for cell, fid in zip(cells, (3, math.nan, 0.5, 20)):
+        folder(tmp_path, cell).mkdir()
+        write_log(folder(tmp_path, cell), [(10, fid, 1, 1)])
+    logs = grid.finished(tmp_path, cells, 10)
+    grid.draw_figure7(tmp_path, logs, dict.fromkeys(cells, "learned"))
+    assert (shown["best"].seed, shown["worst"].seed) == (2, 1)  # one that is not finite is the worst
 
 
 def test_real_judge_in_a_real_grid(call, tmp_path, monkeypatch):
@@ -946,6 +988,7 @@ def test_quick_is_short_for_flags_which_others_override():
     assert (plain.size, plain.width, plain.z_dim, plain.lr, plain.batch_size) == (64, 64, 1024, 2e-4, 64)
     assert (plain.settings, plain.optimizers) == (["bn_g", "bn_gd"], ["adam", "rmsprop"])
     assert plain.losses == ["ls", "sigmoid"] and plain.rmsprop == "tf" and plain.seeds == 10
+    assert plain.steps == 20_000
 
 
 @pytest.mark.parametrize("flags", ["--resume", "--quick --resume", "--quick --quick --resume"])
@@ -987,7 +1030,3 @@ def test_without_docstrings(run, monkeypatch):
     judge.n, judge.fid_real, judge.fid_learned, judge.fid_degraded = 8, 0.1, 1.0, 10.0
     judge.extractor = grid.make_extractor("random", 16)
     assert grid.RULE in judge.describe()
-
-
-def test_graph_needs_a_gpu(run):
-    assert refused(run("--steps 1 --gpu -1 --graph"), "--graph needs a GPU")

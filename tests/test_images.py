@@ -613,6 +613,14 @@ def test_a_damaged_json_beside_an_array_is_named(tmp_path, capsys, content):
     assert "not using" in capsys.readouterr().err
 
 
+def test_the_cache_is_in_the_users_home_unless_told_otherwise(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert images.cache_path("x") == tmp_path / ".cache/lsgan/x"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert images.cache_path("x") == tmp_path / "other/lsgan/x"
+
+
 def test_the_fingerprint_follows_the_pictures_and_not_their_place(tmp_path):
     write_lmdb(tmp_path / "x_lmdb", numbered(4))
     shutil.copytree(tmp_path / "x_lmdb", tmp_path / "y_lmdb")
@@ -671,6 +679,7 @@ def test_decode_all_ends_at_the_first_error(tmp_path, monkeypatch):
     values = {f"{i:040x}": b"junk" for i in range(5000)} | {f"{0:040x}": encode(picture(0), "PNG")}
     dataset = open_images(write_lmdb(tmp_path / "x_lmdb", values), 16)
     batches = at_call(monkeypatch, images.Images, "__getitem__", 0, None)
+    monkeypatch.setattr(images, "available_cores", lambda: 4)
     with pytest.raises(DataError, match="are these pictures"):
         decode_all(dataset)
     assert len(batches) < 40  # of 79

@@ -127,6 +127,24 @@ def test_no_program_needs_its_docstrings(path):
     assert "__doc__" not in path.read_text()
 
 
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_local_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    local = [link for link in links if not link.startswith("http")]
+    assert local
+    for link in local:
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_of_the_readme_parse(words, monkeypatch, capsys):
     at = next(i for i, w in enumerate(words) if w.endswith(".py") or w.startswith("data."))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import same
+from conftest import opened_with, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -702,6 +702,21 @@ def test_a_run_leaves_the_global_generators_alone(call, tmp_path, monkeypatch, i
     assert torch.equal(torch.get_rng_state(), before[0])
     assert all(np.array_equal(x, y) for x, y in zip(np.random.get_state(), before[1]))
     assert random.getstate() == before[2]
+
+
+def test_fit_and_limit_reach_the_reader(call, monkeypatch, tmp_path):
+    opened = opened_with(monkeypatch, scenes, "open_images")
+    flags = f"--data {tmp_path} --size 48 --fit crop --limit 9 --gpu -1 --out {tmp_path}/run"
+    assert call(scenes.main, *flags.split())[0] == 2
+    assert opened == [(str(tmp_path), 48, "crop", 9)]
+
+
+def test_defaults_are_the_authors():
+    args = scenes.parse_args([])
+    assert (args.size, args.width, args.z_dim, args.fit) == (112, 64, 1024, "squash")
+    assert (args.lr, args.beta1, args.batch_size, args.steps) == (1e-3, 0.5, 64, 1_000_000)
+    assert (args.loss, args.a, args.b, args.c) == ("ls", 0, 1, 1)
+    assert (args.ema, args.augment, args.amp) == (0, 0, False)
 
 
 def test_graph_needs_a_gpu(tmp_path, call):

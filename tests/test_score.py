@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import opened_with
 from matplotlib.axes import Axes
 from PIL import Image, ImageFilter
+from torch import nn
 
 from data import DataError, score
 from data.characters import open_characters
@@ -306,6 +308,26 @@ def test_real_characters_are_read_like_real_characters(reader):
     )
     assert found["top-1, real"][0] > 0.9 and found["top-5, generated"][0] == 1
     assert found["diversity in a class"] == pytest.approx(1) and found["classes"] == "3 of 3"
+
+
+def test_top_1_and_top_5_count_labels_among_so_many_largest_logits():
+    class Reads(nn.Module):
+        """The ten logits of a picture are its first ten pixels."""
+
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(10, 10, bias=False)
+            nn.init.eye_(self.head.weight)
+            self.title, self.correct = "by hand", 1
+
+        def forward(self, x):
+            return x[:, 0, 0, :10].float()
+
+    pictures = np.zeros((10, 28, 28), np.uint8)
+    pictures[:, 0, :10] = np.arange(10, 0, -1)  # class 0 has the largest logit, class 9 the smallest
+    test = score.Labelled(pictures, np.arange(10))
+    found = score.readability(pictures, np.arange(10), Reads(), test)
+    assert (found["top-1, generated"][0], found["top-5, generated"][0]) == (0.1, 0.5)
 
 
 def test_wrong_labels_are_read_by_chance(reader):
@@ -621,3 +643,19 @@ def test_bad_arguments_are_one_line(tmp_path, capsys):
     assert "invalid choice" in refused(capsys, path, "--data", "rooms", "--extractor", "vgg")
     assert "nowhere" in refused(capsys, path, "--data", tmp_path / "nowhere", "--extractor", "random")
     assert "KID needs 200" in refused(capsys, path, "--data", "rooms", "--limit", 9, "--extractor", "random")
+
+
+def test_flags_reach_the_reader_of_pictures(call, monkeypatch, tmp_path):
+    opened = opened_with(monkeypatch, score, "open_images")
+    np.save(tmp_path / "samples.npy", np.zeros((200, 48, 48, 3), np.uint8))
+    flags = f"{tmp_path}/samples.npy --data photos --fit crop --limit 9 --extractor random"
+    assert call(score.main, *flags.split())[0] == 2
+    assert opened == [("photos", 48, "crop", 9)]
+
+
+def test_flags_reach_the_reader_of_characters(call, monkeypatch, tmp_path):
+    opened = opened_with(monkeypatch, score, "open_characters")
+    np.save(tmp_path / "samples.npy", np.zeros((200, 28, 28, 1), np.uint8))
+    flags = f"{tmp_path}/samples.npy --data gnt --charset all --classes 9 --fit pad --extractor random"
+    assert call(score.main, *flags.split())[0] == 2
+    assert opened == [("gnt", "all", 9, "pad", "train")]

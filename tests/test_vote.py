@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -276,6 +276,7 @@ def test_files_that_are_not_there_are_named(tmp_path, call):
         assert f"{path} cannot be read" in err
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=200), after_header=st.booleans())
 def test_no_file_ends_in_a_traceback(tmp_path_factory, content, after_header):
     path = tmp_path_factory.mktemp("any") / "votes.csv"
