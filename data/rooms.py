@@ -18,7 +18,7 @@ EYE_X, EYE_Y = 0.0, 1.9
 EYE_DISTANCE = 2.2  # from the eye to the picture plane
 WIDTH, HEIGHT = 4.0, 2.7  # of every room: rooms of many shapes would look blurred at 32x32
 BACK_WALL = 2.1  # z of the back wall
-GRAIN = 6.0  # standard deviation in grey levels: D would know generated walls by their noise
+GRAIN = 6.0  # standard deviation in grey levels: without it D would tell generated walls by their noise
 
 # Every room has one kind of wall and of cloth, slightly varied.
 WALLS = [

@@ -370,6 +370,14 @@ def test_a_file_that_cannot_be_read_is_no_damaged_picture(tmp_path):
         pixels(dataset)
 
 
+def test_an_array_that_is_cut_off_later_is_named(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, 16, 16, 3), np.uint8))
+    dataset = open_images(str(tmp_path / "x.npy"), 16)
+    os.truncate(tmp_path / "x.npy", 1000)
+    with pytest.raises(DataError, match=r"x\.npy has been cut off"):
+        pixels(dataset)
+
+
 @pytest.mark.parametrize("error", [NameError, MemoryError])
 def test_what_is_not_a_pictures_fault_is_raised(tmp_path, monkeypatch, error):
     dataset = open_images(write_lmdb(tmp_path / "x_lmdb", numbered(3)), 16)
