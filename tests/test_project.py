@@ -300,3 +300,28 @@ def test_networks_loss_and_step_paste_into_a_fresh_file(script):
     elif script == "stability_grid":
         init = INIT.rstrip() + INIT_GAMMA
     exec("\n\n".join([IMPORTS, *pasted, made, init, STEPS]), {})
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_networks_to_train_step_need_pytorch_alone(script):
+    """README: copy everything from Generator, in the mixture from BatchedLinear, to train_step."""
+    found = definitions(script)
+    first = "BatchedLinear" if script == "gaussian_mixture" else "Generator"
+    lines = (ROOT / f"{script}.py").read_text().splitlines()
+    imports = [line for line in lines if line.startswith(("import torch", "from torch import"))]
+    pasted = lines[found[first][1].lineno - 1 : found["train_step"][1].end_lineno]
+    names = {}
+    exec("\n".join([*imports, *pasted]), names)
+    if script == "gaussian_mixture":
+        G, D = names["Generator"](1, 8), names["Discriminator"](1)
+        inputs = torch.rand(1, 4, 2), torch.rand(1, 4, 8)
+    elif script == "lsgan_cond_chars":
+        G, D = names["Generator"](4, 8, 8), names["Discriminator"](4, 8)
+        inputs = torch.rand(4, 1, 28, 28), torch.rand(4, 8), torch.arange(4)
+    else:
+        G, D = names["Generator"](32, 4, 8), names["Discriminator"](32, 4)
+        inputs = torch.rand(4, 3, 32, 32), torch.rand(4, 8)
+    names["init_weights"](G)
+    names["init_weights"](D)
+    losses = names["train_step"](G, D, *(torch.optim.Adam(net.parameters()) for net in (G, D)), *inputs)
+    assert losses.isfinite().all()
