@@ -1,7 +1,9 @@
 """What the tests share: one thread, the real data's folder, and a command line run in this process."""
 
 import os
+import re
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,39 @@ def opened_with(monkeypatch, module, name):
 
     monkeypatch.setattr(module, name, note)
     return opened
+
+
+def contents(folder):
+    """What is below a folder: path -> the bytes of a file, False for a folder. Hidden files are left out."""
+    found = Path(folder).rglob("[!.]*")  # locks are hidden
+    return {str(path.relative_to(folder)): path.is_file() and path.read_bytes() for path in found}
+
+
+def refused(script, result, *words):
+    """Whether bad input was answered as it should be: one line that holds `words`, exit code 2."""
+    code, _, err = result
+    assert code == 2
+    assert re.fullmatch(rf"{script.__name__}\.py: error: .+\n", err), err
+    assert all(word in err for word in words), err
+    return True
+
+
+def wait_for(text, output, process):
+    """Waits until a process has written `text` to the file `output`."""
+    deadline = time.monotonic() + 300
+    while not (output.exists() and text in output.read_text()):
+        assert process.is_alive() and time.monotonic() < deadline, output.read_text()
+        time.sleep(0.002)
+
+
+def finish(*processes):
+    """Waits for processes, and returns their exit codes."""
+    for process in processes:
+        process.join(300)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [process.exitcode for process in processes]
 
 
 def free_port():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import opened_with, same
+from conftest import contents, opened_with, same
 from PIL import Image
 from torch import nn
 
@@ -315,10 +315,6 @@ def test_grids_show_real_above_generated(monkeypatch, tmp_path, call):
     assert len(set(generated[0][1].tolist())) == 6
     assert call(chars.main, *TINY, "--steps", 1, "--seed", 1, "--out", tmp_path / "other")[0] == 0
     assert generated[0][1].tolist() != generated[2][1].tolist()
-
-
-def contents(folder):
-    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from bench_rule import make_judge, planted
-from conftest import Killed, at_call, die, free_port, opened_with, same
+from conftest import Killed, at_call, contents, die, finish, free_port, opened_with, refused, same, wait_for
 from PIL import Image
 from torch import nn
 
@@ -83,33 +83,19 @@ def no_figure(*_):
     pass
 
 
-def contents(out):
-    """The files of a run directory and what is in them, but for locks."""
-    paths = [path for path in Path(out).rglob("[!.]*") if path.is_file()]
-    return {path.relative_to(out): path.read_bytes() for path in paths}
-
-
 def same_grid(out, other):
-    """Whether two run directories are equal bit for bit, but for how they were called."""
-    files = [contents(path) for path in (out, other)]
-    called = {Path("last.pt"), Path("args.json"), Path("table.md")} if Path(out, "args.json").exists() else ()
-    pairs = [{path: data for path, data in one.items() if path not in called} for one in files]
-    cells = [path for path in pairs[0] if path.name == "last.pt"]
-    for path in cells:
-        first, second = (torch.load(Path(one, path), weights_only=True) for one in (out, other))
-        if not same({**first, "args": 0}, {**second, "args": 0}):
+    """Whether two folders, of grids or of cells, are equal bit for bit, but for how they were called."""
+    first, second = contents(out), contents(other)
+    how_called = {"last.pt", "args.json", "table.md"} if "args.json" in first else set()
+    paths = first.keys() - how_called
+    checkpoints = {path for path in paths if Path(path).name == "last.pt"}
+    if not checkpoints or paths != second.keys() - how_called:
+        return False
+    for path in checkpoints:
+        pair = [torch.load(Path(folder, path), weights_only=True) for folder in (out, other)]
+        if not same({**pair[0], "args": 0}, {**pair[1], "args": 0}):
             return False
-    rest = [{path: data for path, data in one.items() if path.name != "last.pt"} for one in pairs]
-    return bool(cells) and pairs[0].keys() == pairs[1].keys() and rest[0] == rest[1]
-
-
-def refused(result, *words):
-    """Whether bad input was answered as it should be: one line that holds `words`, exit code 2."""
-    code, _, err = result
-    assert code == 2
-    assert re.fullmatch(r"stability_grid\.py: error: .+\n", err), err
-    assert all(word in err for word in words), err
-    return True
+    return all(first[path] == second[path] for path in paths - checkpoints)
 
 
 def results(out="out"):
@@ -282,8 +268,8 @@ def test_what_a_run_leaves_behind(run):
     assert {path.name for path in Path("out").glob("[!.]*")} == cells | {
         *("last.pt", "args.json", "results.csv", "table.md")
     }
-    files = {str(path) for path in contents("out/bn-adam-ls-seed0")}
-    assert files == {"last.pt", "log.csv", "samples/step_00000002.png", "samples/step_00000003.png"}
+    samples = {"samples", "samples/step_00000002.png", "samples/step_00000003.png"}
+    assert contents("out/bn-adam-ls-seed0").keys() == {"last.pt", "log.csv"} | samples
     rows = results()
     assert [(row["setting"], row["optimizer"], row["loss"], row["seed"], row["step"]) for row in rows] == [
         ("bn", "adam", loss, seed, "3") for loss in ("ls", "ls-110") for seed in "01"
@@ -319,7 +305,7 @@ def test_resume_goes_on_with_what_is_missing(run, monkeypatch):
     assert run("--resume")[0] == 0
     assert len(steps) == 4  # of that one cell
     after = contents("out")
-    changed = {str(path) for path in before if after[path] != before[path]}
+    changed = {path for path in before if after[path] != before[path]}
     assert changed <= {"last.pt", "table.md", "bn_gd-adam-ls-seed1/last.pt"}  # which hold the flags given
 
 
@@ -385,22 +371,6 @@ def launch(*flags, output, environment=()):
     process = SERVER.Process(target=child, args=([*SMALL, *flags], output, dict(environment)))
     process.start()
     return process
-
-
-def finish(*processes):
-    """Waits for processes, and returns their exit codes."""
-    for process in processes:
-        process.join(120)
-        if process.is_alive():
-            process.kill()
-    return [process.exitcode for process in processes]
-
-
-def wait_for(text, output, process):
-    deadline = time.monotonic() + 120
-    while not (output.exists() and text in output.read_text()):
-        assert process.is_alive() and time.monotonic() < deadline, output.read_text()
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 12))])
@@ -527,9 +497,9 @@ def test_no_process_writes_into_a_cell_of_another(run):
     cell = folder("out", Cell("bn_gd", "adam", "ls", 0))
     before = contents("out")
     with runs.open_run(cell, str(cell / "last.pt")):
-        assert refused(run("--resume --steps 2"), "bn_gd-adam-ls-seed0", "another process")
+        assert refused(grid, run("--resume --steps 2"), "bn_gd-adam-ls-seed0", "another process")
     after = contents("out")
-    assert all(after[path] == before[path] for path in before if path.parts[0] == cell.name)
+    assert all(after[path] == before[path] for path in before if path.startswith(cell.name))
 
 
 # ---------------------------------------------------------------- verdicts
@@ -623,7 +593,7 @@ def test_data_that_the_rule_cannot_judge(tmp_path):
 
 def test_what_the_rule_cannot_judge_leaves_no_folder(call, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert refused(call(grid.main, *"--size 16 --limit 1024 --gpu -1 --out out".split()), "below 32")
+    assert refused(grid, call(grid.main, *"--size 16 --limit 1024 --gpu -1 --out out".split()), "below 32")
     assert not Path("out").exists()
 
 
@@ -852,26 +822,26 @@ def test_diverged_cell_ends_alone(run, monkeypatch):
     ],
 )
 def test_bad_flags(run, flags, words):
-    assert refused(run(flags), *words.split())
+    assert refused(grid, run(flags), *words.split())
     assert not Path("out").exists()
 
 
 def test_run_directory_in_use(run):
     assert run("--steps 1 --seeds 1")[0] == 0
     before = contents("out")
-    assert refused(run("--steps 1 --seeds 1"), "out", "--resume", "--out")
+    assert refused(grid, run("--steps 1 --seeds 1"), "out", "--resume", "--out")
     assert contents("out") == before
 
 
 def test_a_grid_resumed_with_fewer_steps_is_refused_and_stays_as_it_was(run):
     assert run("--steps 2 --seeds 1")[0] == 0
     before = contents("out")
-    assert refused(run("--steps 1 --seeds 1 --resume"), "--steps 1 is less than the 2 of out/last.pt")
+    assert refused(grid, run("--steps 1 --seeds 1 --resume"), "--steps 1 is less than the 2 of out/last.pt")
     assert contents("out") == before
 
 
 def test_graph_without_a_gpu_leaves_nothing(run):
-    assert refused(run("--graph --steps 1"), "--graph needs a GPU")
+    assert refused(grid, run("--graph --steps 1"), "--graph needs a GPU")
     assert not Path("out").exists()
 
 
@@ -893,7 +863,7 @@ def test_on_resume_what_finished_cells_rest_on_cannot_change(run, flag):
     assert run("--steps 1 --seeds 1")[0] == 0
     before = contents("out")
     name = flag.split()[0].replace("--no-", "--")
-    assert refused(run(f"--resume {flag}"), name, "cannot change")
+    assert refused(grid, run(f"--resume {flag}"), name, "cannot change")
     assert contents("out") == before
 
 
@@ -911,22 +881,23 @@ def test_damaged_checkpoint(run, name, damage):
         path.write_bytes(data)
     else:
         path.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "random": os.urandom(500)}[damage])
-    assert refused(run("--resume"), name, "damaged")
+    assert refused(grid, run("--resume"), name, "damaged")
 
 
 def test_a_grid_goes_on_in_its_own_folder_only(run):
     assert run("--steps 1 --seeds 1 --losses ls --settings bn_g --optimizers adam")[0] == 0
-    assert refused(run("--resume out/last.pt", out="other"), "out/last.pt", "other")
+    assert refused(grid, run("--resume out/last.pt", out="other"), "out/last.pt", "other")
     assert not Path("other").exists()
 
 
 def test_a_checkpoint_of_something_else_is_no_grid(run):
     assert run("--steps 1 --seeds 1 --losses ls --settings bn_g --optimizers adam")[0] == 0
-    assert refused(run("--resume", out="out/bn_g-adam-ls-seed0"), "last.pt is not the last.pt of a grid")
+    cell = "out/bn_g-adam-ls-seed0"
+    assert refused(grid, run("--resume", out=cell), "last.pt is not the last.pt of a grid")
     Path("scenes").mkdir()
     runs.save_checkpoint(Path("scenes/last.pt"), {}, args={"loss": "ls", "lr": 1e-4}, step=3, log=[])
     before = contents("scenes")
-    assert refused(run("--resume", out="scenes"), "not the last.pt of a grid")
+    assert refused(grid, run("--resume", out="scenes"), "not the last.pt of a grid")
     assert contents("scenes") == before
 
 
@@ -934,7 +905,7 @@ def test_resume_leaves_out_no_cell(run):
     assert run("--steps 1 --seeds 2 --losses ls,sigmoid --settings bn_g --optimizers adam")[0] == 0
     before = contents("out")
     for flags, n in (("--seeds 1", 2), ("--seed 1", 2), ("--losses ls", 2), ("--settings bn", 4)):
-        assert refused(run(f"--resume {flags}"), f"leave out {n} of the cells of out/last.pt")
+        assert refused(grid, run(f"--resume {flags}"), f"leave out {n} of the cells of out/last.pt")
         assert contents("out") == before
 
 
@@ -947,7 +918,7 @@ def test_on_resume_the_rule_cannot_change(run):
     assert run("--resume")[0] == 0
     torch.save({**checkpoint, "limits": [1.1 * learned, degraded]}, "out/last.pt")
     before = contents("out")
-    assert refused(run("--resume"), "the cells of out/last.pt were judged by other features")
+    assert refused(grid, run("--resume"), "the cells of out/last.pt were judged by other features")
     assert contents("out") == before
 
 
@@ -958,12 +929,12 @@ def test_on_resume_the_data_cannot_change(run):
     checkpoint = torch.load("out/last.pt", weights_only=True)
     torch.save({**checkpoint, "data": "of others"}, "out/last.pt")
     before = contents("out")
-    assert refused(run("--resume"), "the data of rooms are not those of out/last.pt")
+    assert refused(grid, run("--resume"), "the data of rooms are not those of out/last.pt")
     assert contents("out") == before
 
 
 def test_out_of_memory_names_the_flags(run, monkeypatch):
-    assert refused(run("--steps 1 --width 100000"), "out of memory", "--width", "--batch-size")  # truly
+    assert refused(grid, run("--steps 1 --width 100000"), "out of memory", "--width", "--batch-size")  # truly
     for error in (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()):
 
         def full(*_, error=error, **__):
@@ -971,7 +942,7 @@ def test_out_of_memory_names_the_flags(run, monkeypatch):
 
         monkeypatch.setattr(grid, "train_step", full)
         result = run("--steps 1", out=type(error).__name__)
-        assert refused(result, "out of memory", "--batch-size", "--width") and "()" not in result[2]
+        assert refused(grid, result, "out of memory", "--batch-size", "--width") and "()" not in result[2]
     monkeypatch.setattr(grid, "train_step", lambda *_, **__: 1 + torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError):  # a fault of ours stays visible
         run("--steps 1", out="other")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Killed, at_call, die, same
+from conftest import Killed, at_call, contents, die, finish, refused, same, wait_for
 from matplotlib.axes import Axes
 from matplotlib.image import imread
 from torch import nn
@@ -523,9 +523,10 @@ def test_figure_2_least_squares_is_flat_at_one_point_cross_entropy_for_all_large
 def test_figure_2_is_drawn(call, finished, tmp_path):
     assert call(gm.main, "--figure", 2)[0] == call(gm.main, "--figure", 2)[0] == 0  # again over the old one
     assert imread(tmp_path / "runs/gaussian_mixture-figure2/figure2.png").std() > 0
-    assert refused(call(gm.main, "--figure", 2, "--resume", finished / "last.pt"), "--figure 2", "--resume")
+    result = call(gm.main, "--figure", 2, "--resume", finished / "last.pt")
+    assert refused(gm, result, "--figure 2", "--resume")
     (tmp_path / "file").write_text("mine")
-    assert refused(call(gm.main, "--figure", 2, "--out", "file/new"), "file/new")
+    assert refused(gm, call(gm.main, "--figure", 2, "--out", "file/new"), "file/new")
 
 
 # ---------------------------------------------------------------- runs
@@ -560,19 +561,6 @@ def same_run(folder, other):
     files = ("results.csv", "table.md")
     texts = [[(f / name).read_text() for name in files] for f in (folder, other)]
     return texts[0] == texts[1] and same(state(folder), state(other))
-
-
-def refused(result, *words):
-    """Whether bad input was answered as it should be: one line that holds `words`, exit code 2."""
-    code, _, err = result
-    assert code == 2
-    assert re.fullmatch(r"gaussian_mixture\.py: error: .+\n", err), err
-    assert all(word in err for word in words), err
-    return True
-
-
-def contents(folder):
-    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
 def test_results_have_a_row_for_each_loss_and_seed(run, tmp_path):
@@ -613,14 +601,10 @@ def test_killed_at_a_random_moment(run, tmp_path, monkeypatch, seed):
     moment, output = random.Random(seed), tmp_path / "out.txt"
     victim = SERVER.Process(target=child, args=([*TINY, "--out", tmp_path / "killed"], output))
     victim.start()
-    text = f"step {2 * moment.randint(1, 6)} "
-    while not (output.exists() and text in output.read_text()):
-        assert victim.is_alive()
-        time.sleep(0.002)
+    wait_for(f"step {2 * moment.randint(1, 6)} ", output, victim)
     time.sleep(moment.uniform(0, 0.1))
     victim.kill()
-    victim.join()
-    assert victim.exitcode == -signal.SIGKILL
+    assert finish(victim) == [-signal.SIGKILL]
     flags = "--steps", state(tmp_path / "killed")["step"] + 6, "--out"
     assert run(*flags, tmp_path / "killed", "--resume")[0] == run(*flags, tmp_path / "whole")[0] == 0
     assert same_run(tmp_path / "killed", tmp_path / "whole")
@@ -642,7 +626,8 @@ def test_signal_saves_and_stops(run, tmp_path, monkeypatch, number, code):
         result = run(*flags, tmp_path / "run")
     assert result[0] == code and not result[2]
     assert state(tmp_path / "run")["step"] == 3
-    assert refused(run("--steps", 3, "--out", tmp_path / "run", "--resume"), "--steps must be more than 3")
+    result = run("--steps", 3, "--out", tmp_path / "run", "--resume")
+    assert refused(gm, result, "--steps must be more than 3")
     assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     assert run(*flags, tmp_path / "whole")[0] == run(*flags, tmp_path / "run", "--resume")[0] == 0
     assert same_run(tmp_path / "run", tmp_path / "whole")
@@ -674,7 +659,7 @@ def test_more_steps_extend_a_finished_run(run, call, tmp_path):
     assert run("--steps", 6, "--out", tmp_path / "whole")[0] == 0
     assert run("--steps", 4, "--out", tmp_path / "run")[0] == 0
     resume = gm.main, "--resume", tmp_path / "run/last.pt", "--gpu", -1, "--steps"
-    assert refused(call(*resume, 3), "--steps must be more than 4")
+    assert refused(gm, call(*resume, 3), "--steps must be more than 4")
     assert call(*resume, 6)[0] == 0
     for name in ("G", "D", "opt_g", "opt_d"):
         assert same(state(tmp_path / "run")[name], state(tmp_path / "whole")[name])
@@ -717,7 +702,7 @@ def finished(tmp_path_factory):
 def test_resume_cannot_change_the_models_or_the_mixture(call, finished, change):
     before = contents(finished)
     answer = call(gm.main, "--resume", finished / "last.pt", "--gpu", -1, "--steps", 2, *change.split())
-    assert refused(answer, change.split()[0].replace("--no-", "--"), "cannot change")
+    assert refused(gm, answer, change.split()[0].replace("--no-", "--"), "cannot change")
     assert contents(finished) == before
 
 
@@ -744,9 +729,9 @@ def test_run_directory_in_use(run, finished, tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/mine.txt").write_text("mine")
     before = contents(tmp_path), contents(finished)
-    assert refused(run("--steps", 1, "--out", finished), str(finished), "--resume")
-    assert refused(run("--steps", 1, "--out", tmp_path / "notes"), "notes", "--out")
-    assert refused(run("--resume", finished / "last.pt", "--out", tmp_path / "notes"), "notes")
+    assert refused(gm, run("--steps", 1, "--out", finished), str(finished), "--resume")
+    assert refused(gm, run("--steps", 1, "--out", tmp_path / "notes"), "notes", "--out")
+    assert refused(gm, run("--resume", finished / "last.pt", "--out", tmp_path / "notes"), "notes")
     assert (contents(tmp_path), contents(finished)) == before
 
 
@@ -764,7 +749,7 @@ BAD += "|--std 1e-6|--losses ls,ls|--figure 3|--out |--resume "
 
 @pytest.mark.parametrize("flags", BAD.split("|"))
 def test_bad_flags(run, tmp_path, flags):
-    assert refused(run(*flags.split(" ")), flags.split()[0].lstrip("-").split("-")[-1])
+    assert refused(gm, run(*flags.split(" ")), flags.split()[0].lstrip("-").split("-")[-1])
     assert not list(tmp_path.iterdir())
 
 
@@ -792,19 +777,19 @@ def test_bad_checkpoint(run, tmp_path, finished, how):
     (tmp_path / "run").mkdir()
     damage(tmp_path / "run/last.pt", how, finished)
     before = contents(tmp_path)
-    assert refused(run("--resume", tmp_path / "run/last.pt"), "run/last.pt")
+    assert refused(gm, run("--resume", tmp_path / "run/last.pt"), "run/last.pt")
     (tmp_path / "run/.lock").unlink(missing_ok=True)
     assert contents(tmp_path) == before
 
 
 def test_missing_checkpoint(run, tmp_path):
-    assert refused(run("--resume", tmp_path / "none.pt"), "there is no checkpoint", "none.pt")
-    assert refused(run("--resume"), "runs/gaussian_mixture-ring-ls,sigmoid-seed0/last.pt")
+    assert refused(gm, run("--resume", tmp_path / "none.pt"), "there is no checkpoint", "none.pt")
+    assert refused(gm, run("--resume"), "runs/gaussian_mixture-ring-ls,sigmoid-seed0/last.pt")
 
 
 def test_output_that_cannot_be_written(run, tmp_path):
     (tmp_path / "file").write_text("mine")
-    assert refused(run("--steps", 1, "--out", tmp_path / "file/run"), "file/run")
+    assert refused(gm, run("--steps", 1, "--out", tmp_path / "file/run"), "file/run")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -814,7 +799,7 @@ def test_disk_full_while_saving(run, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         at_call(patch, os, "fsync", 4, full)
-        assert refused(run("--steps", 8, "--out", tmp_path / "run"), "No space left")
+        assert refused(gm, run("--steps", 8, "--out", tmp_path / "run"), "No space left")
     assert state(tmp_path / "run")["step"] == 2
     assert run("--steps", 8, "--out", tmp_path / "run", "--resume")[0] == 0
 
@@ -833,7 +818,7 @@ def test_nothing_uses_global_generators(run, tmp_path):
 
 def test_graph_needs_a_gpu(run, tmp_path):
     result = run("--steps", 1, "--gpu", -1, "--graph", "--out", tmp_path / "run")
-    assert refused(result, "--graph needs a GPU")
+    assert refused(gm, result, "--graph needs a GPU")
     assert not (tmp_path / "run").exists()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import opened_with, same
+from conftest import contents, opened_with, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -613,10 +613,6 @@ def test_sample_from_a_checkpoint(call, tmp_path):
     assert contents(tmp_path) == before
     assert call(scenes.main, "--sample", last, "--n", 3, "--gpu", -1, "--seed", 1)[0] == 0  # beside it
     assert not np.array_equal(np.load(run / "samples.npy"), few)
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # ---------------------------------------------------------------- randomness
