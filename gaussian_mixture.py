@@ -311,8 +311,8 @@ def measure(points: Tensor, target: Mixture) -> Tensor:
 
     modes: how many modes have at least MIN_POINTS points within 3 std;
     share: the share of points within 3 std of a mode; 0.989 for true ones;
-    basins: how many modes have so many points within half the smallest distance between two modes; with the
-        default mixture an untrained generator, a blob over everything, has them all;
+    basins: the same within half the smallest distance between two modes; with the default mixture an
+        untrained generator, a blob over everything, has them all;
     divergence: KL(shares of the points by their nearest mode || weights), in nats.
     """
     # By matrix products, cdist's default, a distance may be wrong by 1e-4.
@@ -411,11 +411,12 @@ def draw_curves(path: Path, losses: list[str], measures: dict[int, Tensor]) -> N
     }
     figure = Figure(figsize=(12, 2.8), layout="constrained")
     history = torch.stack(list(measures.values()))  # [steps, losses, seeds, measures]
+    marker = "." if len(history) == 1 else None  # a line of one point would be invisible
     for axes, (name, title) in zip(figure.subplots(1, 4), titles.items()):
         column = history[..., MEASURES.index(name)]
         for i, loss in enumerate(losses):
             quarter, median, three_quarters = column[:, i].quantile(torch.tensor([0.25, 0.5, 0.75]), dim=1)
-            axes.plot(list(measures), median, label=loss, color=COLOURS[loss])
+            axes.plot(list(measures), median, label=loss, color=COLOURS[loss], marker=marker)
             axes.fill_between(list(measures), quarter, three_quarters, alpha=0.2, color=COLOURS[loss])
         axes.set(xlabel="step", title=title, ylim=(0, None))
     axes.legend()
@@ -461,13 +462,11 @@ def draw_figure8(path: Path, losses: list[str], points: dict[int | str, Tensor],
 
 # ---------------------------------------------------------------- Figures 1 and 2
 # Figure 1: D learns to tell real points from near fakes. Far fakes lie beyond the real points, where D takes
-# them for real. D never sees them in training: they show what step G's loss would have them take.
+# them for real. D never sees them in training: the figure asks which way G's loss pushes them.
 CLOUD_CENTRES = {"real": (0.0, 0.0), "near": (-1.2, -0.6), "far": (3.0, 1.5)}
 CLOUD_STD = 0.6
 
-
-# Three losses of G. Each has two parts: the loss that trains its D, and what a fake with D's output d adds to
-# the loss of G.
+# Three losses of G, each as: the loss that its D is trained with, and G's loss of a fake for which D says d.
 GENERATOR_LOSSES = {
     "sigmoid, non-saturating": ("sigmoid", lambda d: F.softplus(-d)),  # -log sigmoid(d)
     "sigmoid, saturating (Eq. 1)": ("sigmoid", lambda d: -F.softplus(d)),  # log(1 - sigmoid(d))
@@ -513,9 +512,7 @@ def train_discriminators(make: Callable, lr: float, seed: int) -> dict[str, nn.M
 
 
 def arrows(D: nn.Module, points: Tensor, loss_of_fake: Callable) -> Tensor:
-    """Minus the gradient of G's loss at the fakes [n, 2]: the direction in which gradient descent
-    would move each.
-    """
+    """Minus the gradient of G's loss at the fakes [n, 2]: where gradient descent would move each."""
     points = points.clone().requires_grad_()
     losses = loss_of_fake(D(points[None])[0])  # [n], one for each point
     (gradient,) = torch.autograd.grad(losses.sum(), points)
@@ -752,7 +749,7 @@ def train(args: Namespace) -> None:
                 save(step)
 
             if stopped:
-                runs.exit_stopped(stopped, step)
+                runs.exit_stopped(stopped, step, out)
 
         measures = log["measures"]
         write_results(out / "results.csv", losses, seeds, measures)

@@ -6,10 +6,9 @@
     torchrun --nproc-per-node 8 lsgan_cond_chars.py --data hwdb1.0         # the same run on eight GPUs
     python lsgan_cond_chars.py --classes 20 --width 32 --batch-size 32 --lr 5e-4 --steps 4000  # toys
 
-One H200 trains on 6,840 images a second at batch 64 (float32 with TF32). With --graph we expect up to 18,800,
-but have not measured it. docs/speed.md and docs/results.md have the conditions and what came out. Characters
-are squashed to squares, as in the authors' code; --fit pad pads. Everything from Generator to train_step
-needs PyTorch alone: copy it into your project.
+One H200 trains on 6,840 images a second at batch 64 (float32 with TF32, without --graph). docs/speed.md and
+docs/results.md have the conditions and what came out. Characters are squashed to squares, as in the authors'
+code; --fit pad pads. Everything from Generator to train_step needs PyTorch alone: copy it into your project.
 
 Differences from the authors' code (github.com/xudonmao/LSGAN): losses are means over the batch, theirs are
 sums (a constant factor hardly matters to Adam). One G forward serves both updates, so G's running BN
@@ -134,7 +133,7 @@ def torch_rng(seed: int, stream: int, step: int = 0) -> torch.Generator:
 
 
 def noise(n: int, dim: int, seed: int, stream: int, step: int) -> Tensor:
-    """Noise [n, dim], such as z, uniform(-1, 1); drawn on the CPU, so the same on every device."""
+    """Noise z [n, dim], uniform(-1, 1); drawn on the CPU, so the same on every device."""
     return torch.from_numpy(rng(seed, stream, step).random((n, dim), dtype=np.float32) * 2 - 1)
 
 
@@ -536,7 +535,7 @@ def train(args: Namespace) -> None:
                 runs.save_progress(out / "samples")
 
             if stopped:
-                runs.exit_stopped(stopped, step)
+                runs.exit_stopped(stopped, step, out)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -136,7 +136,7 @@ def torch_rng(seed: int, stream: int, step: int = 0) -> torch.Generator:
 
 
 def noise(n: int, dim: int, seed: int, stream: int, step: int) -> Tensor:
-    """Noise [n, dim], such as z, uniform(-1, 1); drawn on the CPU, so the same on every device."""
+    """Noise z [n, dim], uniform(-1, 1); drawn on the CPU, so the same on every device."""
     return torch.from_numpy(rng(seed, stream, step).random((n, dim), dtype=np.float32) * 2 - 1)
 
 
@@ -303,10 +303,10 @@ def augment(images: Tensor, u: Tensor, strength: float = 1.0) -> Tensor:
     max_shift = round(strength * size / 8)
     padded = F.pad(images, [max_shift] * 4).permute(0, 2, 3, 1)
     pixel = torch.arange(size, device=images.device)
-    shift_y = (down * (2 * max_shift + 1)).long() - max_shift  # [B], -max_shift to max_shift, equally likely
-    shift_x = (right * (2 * max_shift + 1)).long() - max_shift
-    rows = max_shift + pixel - shift_y[:, None]
-    columns = max_shift + pixel - shift_x[:, None]
+    top = 2 * max_shift - (down * (2 * max_shift + 1)).long()  # [B], 0 to 2 * max_shift, equally likely
+    left = 2 * max_shift - (right * (2 * max_shift + 1)).long()
+    rows = top[:, None] + pixel
+    columns = left[:, None] + pixel
     flipped = flip[:, None] < strength / 2
     columns = torch.where(flipped, columns.flip(1), columns)
     batch_index = torch.arange(n, device=images.device)
@@ -553,7 +553,7 @@ def train(args: Namespace) -> None:
                 runs.save_progress(out / "samples")
 
             if stopped:
-                runs.exit_stopped(stopped, step)
+                runs.exit_stopped(stopped, step, out)
 
 
 def main(argv: list[str] | None = None) -> None:

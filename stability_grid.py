@@ -8,8 +8,8 @@
 
 A cell is one run: a setting, an optimizer, a loss and a seed. Settings: bn_g has no batch normalization in G,
 bn_gd in neither network, bn has it in both. Writes table.md, figure7.png, results.csv (a row for each
-finished cell), a folder for each cell with its log.csv, last.pt and samples/, and what --resume needs:
-last.pt and args.json.
+finished cell), args.json, a folder for each cell with its log.csv, last.pt and samples/, and a last.pt of the
+grid, from which --resume goes on.
 
 With the features of a classifier, which needs labels, the rule agrees with two vision-language models at
 64x64 (kappa 0.8), but not at 32x32 (0.3), the size of --quick, where it calls too few cells learned. Data
@@ -27,7 +27,7 @@ of the data; theirs uses a shuffle buffer of 10,000 pictures.
 """
 
 import argparse
-import contextlib
+import atexit
 import json
 import math
 import os
@@ -36,33 +36,26 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import filelock
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from torchvision.utils import save_image
 from tqdm import tqdm
 
 from data import DataError, make_parser, one_line_errors, runs
 from data.images import Images, decode_all, open_images
+from data.judge import VERDICTS, Judge, choose_extractor
 from data.runs import at_least, below_one, multiple_of, not_empty, some_of
-from data.score import (
-    FEATURES,
-    PICTURES_PER_FEATURE,
-    compare,
-    features,
-    load_classifier,
-    make_extractor,
-    split_train_test,
-)
+from data.score import FEATURES
 
 IN_MEMORY = 2e9  # bytes of decoded pictures that a run keeps on its device; larger data are read by workers
 # Independent streams of random numbers
@@ -145,7 +138,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     )
     add("--quick", action="store_true", help=f"short for {' '.join(runs.as_flags(QUICK, known=QUICK))}")
     add = parser.add_argument_group("model").add_argument
-    add("--size", type=multiple_of(16), default=64, help="side of the pictures, a multiple of 16")
+    add("--size", type=multiple_of(16), default=64, help="side of the pictures: 32, 48, 64 ...")
     add("--width", type=at_least(1), default=64, help="channels of D's first layer; scales all others")
     add("--z-dim", type=at_least(1), default=1024, help="dimension of the noise z")
     add = parser.add_argument_group("optimizer").add_argument
@@ -198,7 +191,7 @@ def torch_rng(seed: int, stream: int, step: int = 0) -> torch.Generator:
 
 
 def noise(n: int, dim: int, seed: int, stream: int, step: int) -> Tensor:
-    """Noise [n, dim], such as z, uniform(-1, 1); drawn on the CPU, so the same on every device."""
+    """Noise z [n, dim], uniform(-1, 1); drawn on the CPU, so the same on every device."""
     return torch.from_numpy(rng(seed, stream, step).random((n, dim), dtype=np.float32) * 2 - 1)
 
 
@@ -414,121 +407,6 @@ def save_grid(pictures: Tensor, path: Path, columns: int = 8) -> None:
         save_image(pictures.permute(0, 3, 1, 2) / 255, file, format="png", nrow=columns, pad_value=1)
 
 
-# ---------------------------------------------------------------- the rule
-VERDICTS = ("learned", "degraded", "collapsed", "diverged")
-RULE = (
-    "The first that fits counts. Diverged: not finite. Collapsed: diversity below 0.5 (pictures differ less"
-    " than half as much as real ones). Learned: FID at most that of real pictures blurred to 16x16 pixels."
-    " Degraded: at most that of real pictures blurred to 4x4 pixels. Diverged: the rest. So one flat"
-    " colour is collapsed, varied noise diverged."
-)
-
-
-def verdict(fid: float, diversity: float, fid_learned: float, fid_degraded: float) -> str:
-    """Applies RULE: one of VERDICTS.
-
-    fid, diversity: of generated pictures, as data.score.compare gives them. fid_learned, fid_degraded: the
-    FID of real pictures blurred to 16x16 and to 4x4 pixels.
-    """
-    if not (math.isfinite(fid) and math.isfinite(diversity)):
-        return "diverged"
-    if diversity < 0.5:
-        return "collapsed"
-    if fid <= fid_learned:
-        return "learned"
-    if fid <= fid_degraded:
-        return "degraded"
-    return "diverged"
-
-
-def blur(pictures: Tensor, side: int) -> Tensor:
-    """Averages uint8 pictures [n, size, size, 3] to side x side pixels, then enlarges them (bilinear)."""
-    blurred = []
-    for part in pictures.split(512):  # as floats they take four times the memory
-        x = part.permute(0, 3, 1, 2).float()
-        x = F.interpolate(x, side, mode="area")
-        x = F.interpolate(x, pictures.shape[1], mode="bilinear")
-        blurred.append(x.round().clamp(0, 255).byte().permute(0, 2, 3, 1))
-    return torch.cat(blurred)
-
-
-def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.ndarray | None) -> str:
-    """The extractor's name in FEATURES: `kind`, or if that is None the one that suits the data.
-
-    Raises DataError if the data are too few for Judge, which compares real pictures with others.
-    """
-    if kind is None:
-        several_classes = labels is not None and labels.any()  # of one class, all labels are 0
-        kind = "classifier" if several_classes else "random"
-    least = 2 * PICTURES_PER_FEATURE * FEATURES[kind]
-    if len(pictures) < least:
-        raise DataError(
-            f"the data are {len(pictures):,} pictures;"
-            f" to judge cells by {FEATURES[kind]:,} {kind} features takes {least:,}"
-        )
-    return kind
-
-
-class Judge:
-    """Judges a cell by comparing n of its pictures with n real ones.
-
-    reference: indices of the real ones. fid_real: the FID of n other real pictures. fid_learned and
-    fid_degraded: the FIDs of those n, blurred to 16x16 and to 4x4 pixels.
-    """
-
-    def __init__(
-        self,
-        pictures: Tensor | Images,
-        labels: np.ndarray | None,
-        kind: str,
-        size: int,
-        device: torch.device,
-    ):
-        """pictures: uint8 [N, size, size, 3]. labels: [N], for a classifier. kind: from choose_extractor.
-
-        Raises DataError if size is below 32, or if the three FIDs are not in that order: the data are odd.
-        """
-        if size < 32:
-            raise DataError(f"--size {size} is below 32: the rule compares with pictures blurred to 16x16")
-        if kind == "classifier":
-            self.extractor = load_classifier(*split_train_test(pictures, labels), device)
-        else:
-            self.extractor = make_extractor(kind, size)
-        self.device = device
-        # choose_extractor has seen to it that there are 2n pictures.
-        self.n = max(PICTURES_PER_FEATURE * FEATURES[kind], min(len(pictures) // 2, 512))
-        indices = np.linspace(0, len(pictures) - 1, 2 * self.n).astype(int)
-        self.reference = indices[::2]
-        self.real_features = features(Subset(pictures, self.reference), self.extractor, device)
-        others = pictures[indices[1::2]].cpu()
-        self.fid_real = self.measure(others)["FID"]
-        self.fid_learned = self.measure(blur(others, 16))["FID"]
-        self.fid_degraded = self.measure(blur(others, 4))["FID"]
-        if not self.fid_real < self.fid_learned < self.fid_degraded:
-            raise DataError(
-                "the rule does not suit these data: the FIDs of other real pictures, and of these blurred to"
-                f" 16x16 and to 4x4 pixels, must rise, but are {self.fid_real:.3g}, {self.fid_learned:.3g}"
-                f" and {self.fid_degraded:.3g}"
-            )
-
-    def measure(self, pictures: Tensor | Subset) -> dict[str, float]:
-        """What data.score.compare says of n pictures, uint8 [n, size, size, 3]."""
-        found = features(pictures, self.extractor, self.device)
-        return compare(found, self.real_features, self.extractor.head)
-
-    def verdict_of(self, log: np.ndarray) -> str:
-        """What became of a cell, one of VERDICTS, by the last row of its log."""
-        return verdict(log["FID"][-1], log["diversity"][-1], self.fid_learned, self.fid_degraded)
-
-    def describe(self) -> str:
-        """As text: the number of pictures, the extractor, the FIDs to compare with, and RULE."""
-        return (
-            f"{self.n:,} pictures a cell against as many real ones, by {self.extractor.title}. FID: other"
-            f" real pictures {self.fid_real:.3g}, blurred to 16x16 pixels {self.fid_learned:.3g},"
-            f" to 4x4 {self.fid_degraded:.3g}. {RULE}"
-        )
-
-
 # ---------------------------------------------------------------- cells
 STEP_VALUES = ("d_loss", "g_loss", "d_real", "d_fake")  # what train_step returns
 COLUMNS = ("step", *STEP_VALUES, "FID", "KID", "IS", "precision", "recall", "diversity")
@@ -586,6 +464,7 @@ def start_cell(cell: Cell, args: Namespace, device: torch.device) -> Run:
     update = partial(train_step, G, D, opt_g, opt_d, **LOSSES[cell.loss])
     if args.graph:
         update = runs.Graph(update, [opt_g, opt_d], device)
+    runs.make_folder(path.parent / "samples")
     run = Run(cell, path.parent, state, update, step, rows)
     if step > 0:
         write_log(run)  # a kill may have come between checkpoint and log
@@ -604,7 +483,7 @@ def is_finite(run: Run) -> bool:
 
 
 def save_cell(run: Run, args: Namespace) -> None:
-    """Writes the cell's last.pt. It holds no `data`, by which check_resume knows the grid's own last.pt."""
+    """Writes the cell's last.pt, from which start_cell goes on."""
     runs.save_checkpoint(
         run.folder / "last.pt", run.state, args=runs.saved_args(args), step=run.step, log=run.rows
     )
@@ -748,21 +627,20 @@ def write_report(out: Path, cells: list[Cell], steps: int, judge: Judge, about: 
     Returns the table and how many cells are not finished. about: a line about data and settings for the head
     of table.md.
     """
-    with filelock.FileLock(out / ".report.lock"):  # one process after another
-        logs = finished(out, cells, steps)
-        missing = len(cells) - len(logs)
-        if not logs:
-            return "no cell is finished yet", missing
-        verdicts = {cell: judge.verdict_of(log) for cell, log in logs.items()}
-        table = make_table(logs, verdicts)
-        text = f"{about}\n\n{judge.describe()}\n\n{table}"
-        if missing:
-            text += f"\nNot counted: {missing} unfinished cells.\n"
-        with runs.write_file(out / "table.md") as file:
-            file.write(text.encode("utf-8", "backslashreplace"))
-        with runs.write_file(out / "results.csv") as file:
-            file.write(make_results(logs, verdicts).encode())
-        draw_figure7(out, logs, verdicts)
+    logs = finished(out, cells, steps)
+    missing = len(cells) - len(logs)
+    if not logs:
+        return "no cell is finished yet", missing
+    verdicts = {cell: judge.verdict_of(log) for cell, log in logs.items()}
+    table = make_table(logs, verdicts)
+    text = f"{about}\n\n{judge.describe()}\n\n{table}"
+    if missing:
+        text += f"\nNot counted: {missing} unfinished cells.\n"
+    with runs.write_file(out / "table.md") as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
+    with runs.write_file(out / "results.csv") as file:
+        file.write(make_results(logs, verdicts).encode())
+    draw_figure7(out, logs, verdicts)
     return table, missing
 
 
@@ -833,7 +711,8 @@ def draw_curves(axes, name: str, logs: dict[Cell, np.ndarray], cells: list[Cell]
     """A column of the logs over steps, a line for each of these cells, which have one loss."""
     for i, cell in enumerate(cells):
         label = TITLES[cell.loss] if i == 0 else None  # once in the legend
-        axes.plot(logs[cell]["step"], logs[cell][name], color=color, label=label)
+        marker = "." if len(logs[cell]) == 1 else None  # a line of one point would be invisible
+        axes.plot(logs[cell]["step"], logs[cell][name], color=color, label=label, marker=marker)
 
 
 # ---------------------------------------------------------------- train
@@ -867,21 +746,10 @@ def list_cells(args: Namespace) -> list[Cell]:
     return cells
 
 
-@contextlib.contextmanager
-def open_cells(out: Path, cells: list[Cell], resume: bool) -> Iterator[None]:
-    """Makes the folders of these cells, and keeps other processes out of them."""
-    with contextlib.ExitStack() as locks:
-        for cell in cells:
-            path = folder(out, cell)
-            locks.enter_context(runs.open_run(path, str(path / "last.pt") if resume else None))
-            (path / "samples").mkdir(exist_ok=True)
-        yield
-
-
 def check_resume(args: Namespace) -> dict:
     """The checkpoint of --resume. Raises DataError if no grid with these arguments can go on from it."""
     checkpoint = runs.load_checkpoint(args.resume)
-    if "settings" not in checkpoint["args"] or "data" not in checkpoint:  # of another script, or of a cell
+    if "limits" not in checkpoint:  # of another script, or of a cell
         raise DataError(f"{args.resume} is not the last.pt of a grid")
     runs.check_unchanged(args, checkpoint["args"], FIXED)
     steps = checkpoint["args"]["steps"]
@@ -895,13 +763,11 @@ def check_resume(args: Namespace) -> dict:
     return checkpoint
 
 
-def check_limits(limits: list[float], checkpoint: dict, path: str | None) -> None:
-    """Raises DataError unless the rule has the limits of the checkpoint.
+def check_limits(limits: list[float], saved: list[float], path: str) -> None:
+    """Raises DataError unless the rule's limits are those that the checkpoint `path` holds.
 
-    They differ if the classifier was trained again on another machine: its features are then others.
-    checkpoint: {} for a new grid.
+    They differ if the classifier was trained again on another machine, and so has other features.
     """
-    saved = checkpoint.get("limits", limits)  # a new grid has none, nor have grids of earlier versions
     if not np.allclose(limits, saved, rtol=0.01):
         raise DataError(
             f"the cells of {path} were judged by other features: the rule's limits are {limits[0]:.3g} and"
@@ -913,33 +779,36 @@ def join_processes() -> tuple[int, int]:
     """(rank, number of processes): (0, 1), unless torchrun started this process as one of several."""
     if not runs.started_by_torchrun():
         return 0, 1
-    dist.init_process_group("gloo")  # with GPUs too: the processes only wait for each other
+    # gloo with GPUs too, as the processes only wait for each other, but for hours
+    dist.init_process_group("gloo", timeout=timedelta(days=30))
+    atexit.register(dist.destroy_process_group)
     return dist.get_rank(), dist.get_world_size()
 
 
 def train(args: Namespace) -> None:
     """Trains as `args` says and fills the run directory args.out. Raises DataError for unreadable data.
 
-    Several processes start together and then have nothing in common but that directory. Each trains its cells
-    and then reports on all that are finished, so that the last one's report is complete; nobody waits for a
-    process that has died.
+    Several processes deal the cells out among them; when all are done, rank 0 reports on them.
     """
     device = runs.pick_device(args.gpu, args.graph)
     runs.set_arithmetic(args.tf32)
-    checkpoint = check_resume(args) if args.resume else {}  # arguments only: each cell has its own checkpoint
+    checkpoint = check_resume(args) if args.resume else None  # no weights: each cell has its own checkpoint
     pictures, labels, fingerprint = open_data(args, device)
-    if checkpoint.get("data", fingerprint) != fingerprint:
-        raise DataError(f"the data of {args.data} are not those of {args.resume}, and cannot change")
     args.extractor = choose_extractor(args.extractor, pictures, labels)
     judge = Judge(pictures, labels, args.extractor, args.size, device)
     limits = [judge.fid_learned, judge.fid_degraded]
-    check_limits(limits, checkpoint, args.resume)
+    if checkpoint:
+        if checkpoint["data"] != fingerprint:
+            raise DataError(f"the data of {args.data} are not those of {args.resume}, and cannot change")
+        check_limits(limits, checkpoint["limits"], args.resume)
     cells = list_cells(args)
     out = Path(args.out)
     rank, world = join_processes()
 
-    with runs.open_run(out, args.resume, rank):
+    with runs.open_run(out, args.resume, rank), runs.catch_signals() as caught:
         saved = runs.saved_args(args)
+        flags = shlex.join(runs.as_flags(saved, known=saved))
+        about = f"{len(pictures):,} pictures, {device.type}, torch {torch.__version__}, {flags}"
         if rank == 0:
             # Arguments only, for --resume: the weights are in the cells' own checkpoints.
             runs.save_checkpoint(
@@ -947,37 +816,27 @@ def train(args: Namespace) -> None:
             )
             with runs.write_file(out / "args.json") as file:
                 file.write(json.dumps(saved, indent=1).encode())
-        if dist.is_initialized():
-            dist.barrier()  # rank 0 has written last.pt; from here on nobody waits for another
-            dist.destroy_process_group()
-
-        flags = shlex.join(runs.as_flags(saved, known=saved))
-        about = f"{len(pictures):,} pictures, {device.type}, torch {torch.__version__}, {flags}"
-        if rank == 0:
             print(f"{out}: {about}\n{judge.describe()}", flush=True)
+        runs.wait_for_all()  # no cell is trained before last.pt is there
 
         done = finished(out, cells, args.steps)
         todo = [cell for cell in cells[rank::world] if cell not in done]
-        with runs.catch_signals() as caught:
-            table, missing = write_report(out, cells, args.steps, judge, about)
-            for seed in sorted({cell.seed for cell in todo}):
-                mine = [cell for cell in todo if cell.seed == seed]
-                with open_cells(out, mine, bool(args.resume)):
-                    train_cells(mine, args, pictures, judge, device, caught)
-                table, missing = write_report(out, cells, args.steps, judge, about)
-                if caught:
-                    break
+        for seed in sorted({cell.seed for cell in todo}):
+            if rank == 0:
+                write_report(out, cells, args.steps, judge, about)  # on what is finished so far
+            mine = [cell for cell in todo if cell.seed == seed]
+            train_cells(mine, args, pictures, judge, device, caught)
+            if caught:
+                break
 
-        if not missing:
+        runs.wait_for_all()
+        if rank == 0:
+            table, missing = write_report(out, cells, args.steps, judge, about)
             print(table)
-        elif caught:
-            print(f"{table}\nstopped; --resume goes on")
+            if missing:
+                print("stopped; --resume goes on")
+        if caught:
             sys.exit(128 + caught[0])  # 130: Ctrl-C, 143: SIGTERM, 129: SIGHUP
-        else:  # other processes are still training, or have died
-            print(
-                f"rank {rank} is done; {missing} cells of other ranks are not finished."
-                " If a rank has died, --resume trains its cells, once all ranks have ended."
-            )
 
 
 def main(argv: list[str] | None = None) -> None:

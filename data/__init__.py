@@ -8,14 +8,8 @@ from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Iterator
 from typing import NoReturn, TextIO
 
-OUT_OF_MEMORY = (
-    "out of memory",
-    "allocate memory",
-    "calculation overflowed",
-    "multiplication overflow",
-)  # words in the errors of PyTorch and CUDA
-
-
+# Words in the RuntimeErrors of PyTorch and CUDA
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "calculation overflowed", "multiplication overflow")
 # The pipe's reader is gone, the terminal is, or the disk with the output is full
 OUTPUT_LOST = (errno.EPIPE, errno.EIO, errno.ENOSPC, errno.EDQUOT)
 
@@ -48,6 +42,12 @@ def one_line(message: str) -> str:
     return " ".join(line.strip() for line in message.strip().splitlines())
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there is too little memory, on the device or the host, or a size overflows."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or any(known in words for known in OUT_OF_MEMORY)
+
+
 def fail(prog: str, message: object) -> NoReturn:
     """Ends the program because of bad input: one line, exit code 2."""
     print(f"{prog}: error: {one_line(str(message))}", file=sys.stderr)
@@ -72,10 +72,10 @@ def one_line_errors(prog: str, again: str = "", sizes: str = "") -> Iterator[Non
             print(f"{prog}: interrupted; {again}", file=sys.stderr)
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:
-        reason = str(error)
-        if isinstance(error, MemoryError) or any(words in reason.lower() for words in OUT_OF_MEMORY):
+        if is_out_of_memory(error):
             advice = f": use smaller settings, such as {sizes}" if sizes else ""
             fail(prog, f"out of memory{advice}")
+        reason = str(error)
         if reason.startswith("DataLoader worker"):  # one died; an error in one starts with "Caught"
             fail(prog, f"{reason.strip(' .')}; try --workers 0")
         raise

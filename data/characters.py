@@ -138,7 +138,10 @@ def split_files(path: Path) -> tuple[list[File], list[File]]:
         raise DataError(f"nothing at {path.absolute()}; `python -m data.download hwdb1.0` gets HWDB1.0")
     found = list_files(path)
     gnt_files = list_gnt(path, found)  # one per writer
+    pictures = list_pictures(found)
     if gnt_files:
+        if pictures:
+            print(f"{len(pictures):,} pictures are skipped, as there are .gnt files", file=sys.stderr)
         test = [file for file in gnt_files if is_test(file.place)]
         if not test:
             return hold_out_a_fifth(gnt_files)
@@ -148,13 +151,16 @@ def split_files(path: Path) -> tuple[list[File], list[File]]:
         return train, test
 
     classes = defaultdict(list)
-    for file in list_pictures(found):
+    for file in pictures:
         classes[file.folder].append(file)
     if not classes:
         raise DataError(f"nothing to train on in {path}: no .gnt files, zip files of them, or class folders")
+    skipped = len(found) - len(pictures)
+    if skipped:
+        print(f"{skipped:,} files are skipped: they are not pictures in a class folder", file=sys.stderr)
     train, test = [], []
-    for pictures in classes.values():
-        first, last = hold_out_a_fifth(pictures)
+    for of_class in classes.values():
+        first, last = hold_out_a_fifth(of_class)
         train += first
         test += last
     return train, test
@@ -223,13 +229,9 @@ def list_zip(file: File) -> list[File]:
 
 
 def list_pictures(found: list[File]) -> list[File]:
-    """The pictures in the class folders; tells of the other files."""
+    """The pictures in class folders."""
     extensions = tuple(picture_extensions())
-    files = [file for file in found if file.place.count("/") == 1 and file.name.lower().endswith(extensions)]
-    if files and len(files) < len(found):
-        skipped = len(found) - len(files)
-        print(f"{skipped:,} files are skipped: they are not pictures in a class folder", file=sys.stderr)
-    return files
+    return [file for file in found if file.place.count("/") == 1 and file.name.lower().endswith(extensions)]
 
 
 # ---------------------------------------------------------------- samples
@@ -259,6 +261,8 @@ def read_samples(files: list[File], wanted: Container[str], fit: str) -> Iterato
             try:
                 with file.open() as stream:
                     picture = shrink(open_picture(stream.read()).convert("L"), fit)
+            except (NameError, MemoryError):  # a mistake in this code, or too little memory
+                raise
             except Exception as error:  # a damaged file can raise almost any exception
                 damaged.append(f"{file.name} ({error})")
                 continue
@@ -277,6 +281,8 @@ def read_gnt_file(file: File) -> Iterator[tuple[str, Image.Image]]:
                 yield name, picture
             if used != file.size:
                 raise ValueError(f"it has {used:,} bytes, not the {file.size:,} that it should have")
+    except (NameError, MemoryError):  # a mistake in this code, or too little memory
+        raise
     except Exception as error:  # a damaged zip file can raise almost any exception
         raise DataError(f"{file.name!r}: {error}") from error
 

@@ -18,7 +18,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
-from zipfile import ZipFile
+from zipfile import ZipFile, is_zipfile
 
 from data import DataError, make_parser, one_line_errors
 from data.runs import lock_file, not_empty
@@ -146,7 +146,8 @@ def download(url: str, part: Path, pauses: tuple, copies: int) -> None:
     length = ask_length(url)
     if length is not None and size_of(part) > length:  # it is not the beginning of this file
         os.truncate(part, 0)  # not unlink: it is locked
-    if length is None or size_of(part) < length:
+    complete = is_zipfile(part) if length is None else size_of(part) == length
+    if not complete:
         need = copies * (length or 0) - size_of(part)
         if need > shutil.disk_usage(part.parent).free:
             raise DataError(f"{part.parent} lacks the {need / 1e6:,.0f} MB of space still needed; {AGAIN}")
@@ -184,7 +185,7 @@ def open_zip(path: Path) -> Iterator[ZipFile]:
         with ZipFile(path) as archive:
             check_members(path, archive)
             yield archive
-    except (DataError, MemoryError, NameError):  # the last two are not the file's fault
+    except (DataError, MemoryError, NameError):  # the last two: too little memory, a mistake in this code
         raise
     except Exception as error:  # zipfile fails on a bad file in a dozen ways, EINVAL from a seek is one
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
@@ -232,17 +233,17 @@ def main(argv: list[str] | None = None, lsun: str = LSUN, hwdb: str = HWDB, paus
     parser = make_parser("data.download", "Download the paper's data.")
     parser.add_argument("dataset", choices=("lsun", "hwdb1.0"))
     parser.add_argument("category", nargs="?", help="of LSUN: bedroom, kitchen, church_outdoor, ...")
-    parser.add_argument("--split", choices=("train", "val"), default="train", help="of LSUN")
+    parser.add_argument("--split", choices=("train", "val"), help="of LSUN; unset: train")
     parser.add_argument("--out", type=not_empty, help="folder; unset: the dataset's name")
     args = parser.parse_args(argv)
     out = Path(args.out or args.dataset)
-    if args.dataset == "hwdb1.0" and not args.category:
+    if args.dataset == "hwdb1.0" and not args.category and not args.split:
         fetch = fetch_zip
         wanted = {out / name: f"{hwdb}/{name}" for name in HWDB_ZIPS}
         command = f"lsgan_cond_chars.py --data {shlex.quote(str(out))}"
     elif args.dataset == "lsun" and re.fullmatch("[a-z_]+", args.category or ""):
         fetch = fetch_lmdb
-        target = out / f"{args.category}_{args.split}_lmdb"
+        target = out / f"{args.category}_{args.split or 'train'}_lmdb"
         wanted = {target: f"{lsun}/{target.name}.zip"}
         command = f"lsgan_scenes.py --data {shlex.quote(str(target).removesuffix('_train_lmdb'))}"
     else:
@@ -250,7 +251,7 @@ def main(argv: list[str] | None = None, lsun: str = LSUN, hwdb: str = HWDB, paus
     with one_line_errors("data.download", AGAIN):
         for target, url in wanted.items():
             fetch(url, target, pauses)
-    print(f"complete; next: python {command} --gpu 0")
+    print(f"complete; next: python {command}")
 
 
 if __name__ == "__main__":

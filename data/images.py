@@ -97,7 +97,7 @@ def find_problem(path: Path, source: "Source", size: int, limit: int | None) -> 
     if array.fingerprint != source.fingerprint:
         return "the pictures have changed since it was made"
     if array.limit not in (None, limit):
-        return f"it holds {array.limit:,} pictures only"
+        return f"it was made with --limit {array.limit}"
     return None
 
 
@@ -153,7 +153,7 @@ class Images(torch.utils.data.Dataset):
             value = read(row)
             try:
                 pixels = decode(value)
-            except (NameError, MemoryError):  # not the picture's fault
+            except (NameError, MemoryError):  # a mistake in this code, or too little memory
                 raise
             except Exception as error:  # a damaged file can raise almost any exception
                 name = f"{self.source.path}: {self.source.name(row)}"
@@ -250,8 +250,9 @@ def open_picture(value: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(value))
     except UnidentifiedImageError:
         raise ValueError("Pillow does not know what it is") from None
+    image.load()  # raises for damaged pixels; what exif_transpose raises below is about EXIF alone
     sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-    with contextlib.suppress(Exception):  # almost any comes from damaged EXIF; the picture may be fine
+    with contextlib.suppress(Exception):  # damaged EXIF can raise almost any; the picture may be fine
         ImageOps.exif_transpose(image, in_place=True)
     if sixteen_bits:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip
@@ -369,7 +370,8 @@ def load_cifar10(path: Path):
     try:
         with contextlib.suppress(RuntimeError):  # if it is not there, or not whole
             return torchvision.datasets.CIFAR10(path)
-        with FileLock(f"{path}.lock"):  # of several processes, one downloads it
+        path.mkdir(parents=True, exist_ok=True)
+        with FileLock(path / ".lock"):  # of several processes, one downloads it
             return torchvision.datasets.CIFAR10(path, download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(f"CIFAR-10 is not in ./{path} and cannot be downloaded ({error})") from error
@@ -444,7 +446,7 @@ def read_metadata(path: Path, n: int) -> dict:
     except Exception as error:  # a damaged file can raise almost any exception
         raise DataError(
             f"{path} is damaged, or of another array ({error}):"
-            " delete it, and make the array again if you need its labels"
+            " move it away, and make the array again if you need its labels"
         ) from error
     return metadata
 

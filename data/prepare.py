@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from data import DataError, make_parser, one_line_errors
-from data.images import Images, find_source, prepared_path, read_all
+from data.images import Array, Images, find_source, prepared_path, read_all
 from data.runs import at_least, lock_file, not_empty, write_file
 
 
@@ -58,17 +58,18 @@ def prepare(spec: str, size: int, fit: str = "squash", limit: int = 0, out: str 
 
 
 def is_complete(path: Path, metadata: dict) -> bool:
-    """Whether the array is there already; says so if it is. DataError if it holds other pictures."""
+    """Whether the array is there already; says so if it is. DataError if it is damaged or holds others."""
     if not os.path.exists(path):
         return False
     try:
+        Array(path, metadata["size"])  # raises DataError if it is cut off
         there = json.loads(path.with_suffix(".json").read_text())
         same = all(there[name] == value for name, value in metadata.items())
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+    except (DataError, OSError, ValueError, RecursionError, LookupError, TypeError):
         same = False
     if not same:
         raise DataError(
-            f"{path} exists and holds other pictures: rm {shlex.quote(str(path))}, or give another --out"
+            f"{path} is damaged or holds other pictures: rm {shlex.quote(str(path))}, or give another --out"
         )
     print(f"{path} is complete")
     return True
@@ -154,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
         "--out", type=not_empty, help="write this .npy file instead; the scripts do not find it by themselves"
     )
     args = parser.parse_args(argv)
-    with one_line_errors("data.prepare", "run the same command again to start again", "--size"):
+    with one_line_errors("data.prepare", "nothing is kept", "--size"):
         prepare(**vars(args))
 
 

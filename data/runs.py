@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from data import DataError
+from data import DataError, is_out_of_memory
 
 LOG_COLUMNS = ("step", "d_loss", "g_loss", "d_real", "d_fake", "images_per_second", "seconds")
 LOG_HEADER = ",".join(LOG_COLUMNS) + "\n"
@@ -142,7 +142,8 @@ def parse_args(
     """Parses a script's command line, and fills in args.out.
 
     With --resume or --sample the checkpoint's arguments come first and the given ones after them, so that
-    what is given wins; the changes are printed. default_out: the run directory that follows from arguments.
+    what is given wins; with --resume the changes are printed. default_out: the run directory that follows
+    from arguments.
     """
     argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
     given = parser.parse_args(argv)
@@ -208,7 +209,7 @@ def saved_args(args: Namespace) -> dict:
 
 # ---------------------------------------------------------------- device and processes
 def started_by_torchrun() -> bool:
-    """Whether this is one of torchrun's processes. A cluster's scheduler may set some of these variables."""
+    """Whether this is one of torchrun's processes. A cluster's scheduler sets some of these, but not all."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
 
 
@@ -228,13 +229,13 @@ def pick_device(gpu: int | None, graph: bool = False) -> torch.device:
         raise DataError("--graph needs a GPU; --no-graph runs without it")
     if gpu == -1:
         return torch.device("cpu")
-    if gpu is not None and started_by_torchrun():
-        raise DataError("under torchrun the local rank chooses the GPU; only --gpu -1 (the CPU) may be given")
-    if gpu is None and count == 0:
-        print_once("no GPU found: running on the CPU")
-        return torch.device("cpu")
     if gpu is None:
+        if count == 0:
+            print_once("no GPU found: running on the CPU")
+            return torch.device("cpu")
         gpu = int(os.environ["LOCAL_RANK"]) if started_by_torchrun() else 0
+    elif started_by_torchrun():
+        raise DataError("under torchrun the local rank chooses the GPU; only --gpu -1 (the CPU) may be given")
     if not 0 <= gpu < count:
         found = ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(count)) or "none"
         raise DataError(f"there is no GPU {gpu}; GPUs found: {found}; --gpu -1 runs on the CPU")
@@ -311,7 +312,10 @@ def join_processes(device: torch.device) -> tuple[int, int]:
     """(rank, number of processes): (0, 1), unless torchrun started this process as one of several."""
     if not started_by_torchrun():
         return 0, 1
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
     atexit.register(dist.destroy_process_group)
     if device.type == "cpu" and dist.get_rank() == 0:
         print("on CPUs each process has batch normalization statistics of its own")
@@ -401,16 +405,16 @@ def agree_to_stop(caught: list[int], step: int, every: int, device: torch.device
     return int(agreed)
 
 
-def exit_stopped(number: int, step: int) -> NoReturn:
+def exit_stopped(number: int, step: int, out: Path) -> NoReturn:
     """Ends the program after a signal; the exit code is 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     if not dist.is_initialized() or dist.get_rank() == 0:
-        tqdm.write(f"stopped at step {step}; --resume goes on")
+        tqdm.write(f"stopped at step {step}; --resume {out / 'last.pt'} goes on")
     wait_for_all()  # rank 0 has been saving, and torchrun ends all processes when the first one has left
     sys.exit(128 + number)
 
 
 def available_cores() -> int:
-    """The cores that this process may use: in a container often fewer than the machine has."""
+    """The cores that this process may use, by its affinity; a quota, as of docker --cpus, is not seen."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
@@ -422,7 +426,7 @@ def local_processes() -> int:
 
 
 def default_workers() -> int:
-    """Data workers of one process: as many as cores, divided by the processes here, at most 16."""
+    """Data workers of one process: its share of this machine's cores, from 1 to 16."""
     return min(max(available_cores() // local_processes(), 1), 16)
 
 
@@ -435,11 +439,11 @@ def check_shared_memory(workers: int | None, batch_bytes: int) -> None:
     shared = "/dev/shm"
     if not os.path.isdir(shared):  # not Linux
         return
-    workers = local_processes() * (default_workers() if workers is None else workers)
-    needed, free = 2 * workers * batch_bytes, shutil.disk_usage(shared).free
+    total = local_processes() * (default_workers() if workers is None else workers)
+    needed, free = 2 * total * batch_bytes, shutil.disk_usage(shared).free
     if needed > free:
         raise DataError(
-            f"{workers} data workers need up to {needed / 1e6:,.0f} MB of shared memory, and"
+            f"{total} data workers need up to {needed / 1e6:,.0f} MB of shared memory, and"
             f" {shared} has {free / 1e6:,.0f} MB: --workers N uses fewer, docker run --shm-size makes more"
         )
 
@@ -459,7 +463,7 @@ def check_unused(out: Path, resume: str | None) -> None:
         found = set(os.listdir(out)) if out.exists() else set()
     except OSError as error:
         raise DataError(f"the run directory {out} cannot be read ({error.strerror})") from error
-    if found - {".lock", "last.pt.tmp"}:
+    if found - {".lock", "last.pt.tmp"}:  # a run killed before its first last.pt leaves these
         raise DataError(
             f"{out} is not empty: --resume goes on from its last.pt, --out FOLDER starts another run"
         )
@@ -470,8 +474,8 @@ def open_run(out: Path, resume: str | None, rank: int = 0) -> Iterator[None]:
     """Makes the run directory and keeps other runs out of it. Of several processes, rank 0 does so for all.
 
     Raises DataError if it cannot be made, if another process runs in it, or if something is in it already,
-    unless that is the run to be resumed. Its checkpoint is to be read inside: before, another process may
-    still write it.
+    unless that is the run to be resumed. Read its checkpoint inside: before, another process may still be
+    writing it.
     """
     if rank > 0:
         wait_for_all()
@@ -509,9 +513,10 @@ def make_folder(path: Path) -> None:
 
 
 def lock_file(file: BinaryIO, writer: str) -> None:
-    """Keeps other processes of `writer`, a program's name, out of an open file until it is closed.
+    """Locks an open file until it is closed. writer: the program's name, for the message.
 
-    Raises DataError if one of them holds the lock, or if it cannot be locked; then an empty file is removed.
+    Raises DataError if another process holds the lock, or if the file system has no locks; then an empty file
+    is removed.
     """
     import fcntl  # which Windows lacks; the training scripts do not need it
 
@@ -548,7 +553,10 @@ def write_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_args_and_log(out: Path, args: Namespace, rows: list[str]) -> None:
-    """Writes args.json and log.csv into a new run directory, and makes the folder samples/."""
+    """Writes args.json and log.csv and makes the folder samples/.
+
+    A resumed run's log.csv then ends where its checkpoint does.
+    """
     make_folder(out / "samples")
     with write_file(out / "args.json") as file:
         file.write(json.dumps(saved_args(args), indent=1).encode())
@@ -579,14 +587,15 @@ def load_checkpoint(path: Path | str, objects: dict | None = None) -> dict:
         if not isinstance(checkpoint.get(name), dict):
             raise DataError(f"{path} holds no {name}: another script or another setting wrote it")
         state = checkpoint[name]
+        if isinstance(item, torch.optim.Optimizer):
+            own_settings = item.state_dict()["param_groups"]
+            item.load_state_dict({**state, "param_groups": own_settings})
+            continue
         try:
-            if isinstance(item, torch.optim.Optimizer):
-                own_settings = item.state_dict()["param_groups"]
-                item.load_state_dict({**state, "param_groups": own_settings})
-                check_optimizer_state(item)
-            else:
-                item.load_state_dict(state)
-        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            item.load_state_dict(state)
+        except RuntimeError as error:  # its tensors have other names or shapes
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())[:300]
             raise DataError(
                 f"{path} does not fit {name}: another script wrote it, or other sizes were given ({reason})"
@@ -612,15 +621,12 @@ def read_checkpoint(path: Path) -> dict:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path} is damaged, or not a checkpoint ({reason})") from None
-    if not isinstance(checkpoint, dict):
-        raise DataError(f"{path} is not a checkpoint of a run, but a {type(checkpoint).__name__}")
-    for name, kind in (("args", dict), ("step", int), ("log", (list, dict))):
-        if not isinstance(checkpoint.get(name), kind):
-            raise DataError(f"{path} is not a checkpoint of a run: its {name} is missing or of a wrong type")
-    if type(checkpoint["step"]) is bool or checkpoint["step"] < 0:
-        raise DataError(f"{path} is not a checkpoint of a run: its step is {checkpoint['step']}")
+    if not isinstance(checkpoint, dict) or not {"args", "step", "log"} <= checkpoint.keys():
+        raise DataError(f"{path} is not a checkpoint of a run")
     return checkpoint
 
 
@@ -641,25 +647,6 @@ def restore(args: Namespace, objects: dict, data: str) -> tuple[int, list[str]]:
     if step == args.steps:
         print_once(f"{args.resume} has made all {step} steps; --steps N makes more")
     return step, checkpoint["log"]
-
-
-def check_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Raises ValueError unless the state fits the parameters; PyTorch would crash at the next step."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if not optimizer.state:  # as before the first step
-        return
-    if set(optimizer.state) != set(parameters):
-        raise ValueError("it is the state of other parameters")
-    names = optimizer.state[parameters[0]].keys()
-    for parameter in parameters:
-        state = optimizer.state[parameter]
-        if state.keys() != names:
-            raise ValueError("it is not complete")
-        for name, value in state.items():
-            shape = tuple(torch.as_tensor(value).shape)
-            expected = () if name == "step" else tuple(parameter.shape)
-            if shape != expected:
-                raise ValueError(f"{name} is {shape}, not {expected}")
 
 
 # ---------------------------------------------------------------- log and tables
@@ -696,7 +683,8 @@ def check_finite(step: int, out: Path, tensors: list[Tensor]) -> None:
 
 def print_start(out: Path, n: int, step: int, args: Namespace, world: int, device: torch.device) -> None:
     """What a run says first: its folder, n pictures, steps, device and precision, and the log's columns."""
-    print(f"{out}: {n} pictures, step {step} to {args.steps}, on {world} x {device}")
+    where = device if world == 1 else f"{world} x {device.type}"
+    print(f"{out}: {n} pictures, step {step} to {args.steps}, on {where}")
     if device.type == "cuda":
         print("float32 layers compute in " + ("TF32; --no-tf32 turns that off" if args.tf32 else "float32"))
     print("d_real, d_fake: D's mean output (with --loss sigmoid, after a sigmoid)")
@@ -743,7 +731,7 @@ class Log:
 def save_curves(path: Path, rows: list[str], points: int = 1000) -> None:
     """Draws the rows of a log, header first, as a PNG: the losses, and D's mean answers to real and fake.
 
-    Of a log of more rows than `points`, each point is the mean of a stretch of rows.
+    A log of more than `points` rows is cut into that many stretches, of which the means are drawn.
     """
     from matplotlib.figure import Figure  # slow to import
 
@@ -763,7 +751,10 @@ def save_curves(path: Path, rows: list[str], points: int = 1000) -> None:
 
 
 def save_progress(samples: Path, frames: int = 12, side: int = 480) -> None:
-    """Animates a run's grids as progress.webp beside samples/: at most `frames` frames of `side` pixels."""
+    """Animates a run's grids as progress.webp beside samples/.
+
+    At most `frames` frames, each reduced by a whole factor to at most `side` pixels.
+    """
     paths = sorted(samples.glob("step_*.png"))
     if not paths:
         return

@@ -5,8 +5,8 @@
     python -m data.score samples/samples.npy --data photos --extractor random --neighbours nearest.png
     python -m data.score samples/samples.npy --data hwdb1.0 --extractor classifier   # beside labels.npy
 
-Several files make one table, a row each, and the best is marked. torch-fidelity does the sums. No distance
-means anything without the name of its feature extractor:
+Several files make one table, a row each, and the lowest KID is marked. torch-fidelity does the sums. No
+distance means anything without the name of its feature extractor:
 
 inception    torch-fidelity's, downloaded
 classifier   a small network trained here on the labels of the data (minutes on a CPU; hours for 3,740
@@ -80,7 +80,7 @@ class Network(nn.Module):
 def make_extractor(name: str, size: int, seed: int = 0) -> nn.Module:
     """name: inception (any size), or random, for pictures of size x size; load_classifier makes the third.
 
-    Its `title` stands beside every figure made with it. Raises DataError if Inception cannot be had.
+    Its `title` is printed with the scores. Raises DataError if Inception cannot be had.
     """
     if name == "random":
         net = Network(size, FEATURES[name], seed=seed)
@@ -93,9 +93,10 @@ def make_extractor(name: str, size: int, seed: int = 0) -> nn.Module:
         raise DataError(f"Inception needs torch-fidelity: pip install torch-fidelity ({error})") from error
     try:
         net = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], verbose=False)
-    except (OSError, RuntimeError) as error:
-        where = f"get {inception.URL_INCEPTION_V3} into {torch.hub.get_dir()}/checkpoints"
-        raise DataError(f"Inception's weights cannot be downloaded ({error}): {where}") from error
+    except Exception as error:  # a damaged file can raise almost any exception
+        url = inception.URL_INCEPTION_V3
+        place = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+        raise DataError(f"Inception's weights cannot be loaded ({error}): get {url} as {place}") from error
     net.head = net.fc
     net.title = f"inception, {FEATURES[name]} features"
     return net
@@ -228,11 +229,10 @@ def count_correct(net: Network, x: Tensor, labels: Tensor | np.ndarray, k: int =
 
 # ---------------------------------------------------------------- measures
 def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[str, float]:
-    """Features [n, d] of generated and of real pictures -> FID, KID, KID std, precision, recall, diversity.
+    """Features [n, d] of generated and of real pictures -> FID, KID, precision, recall, diversity.
 
     FID (Heusel et al. 2017): nan for fewer than 4 d pictures, where it is mostly bias. KID (Binkowski et al.
-    2018): mean and deviation over 100 subsets of 200, DataError for fewer pictures; the deviation is of the
-    subsets, which share pictures, and not a standard error of the mean. Precision, recall (Kynkaanniemi et
+    2018): mean over 100 subsets of 200, DataError for fewer pictures. Precision, recall (Kynkaanniemi et
     al. 2019): 3 nearest neighbours, at most 10,000 pictures. Diversity: root mean square distance of two
     generated pictures' features, over that of two real ones'. With `head`, which makes logits of features:
     IS, the Inception Score (Salimans et al. 2016), a mean over 10 parts.
@@ -253,7 +253,6 @@ def compare(fake: Tensor, real: Tensor, head: nn.Linear | None = None) -> dict[s
         found["FID"] = fid[metric_fid.KEY_METRIC_FID]
     kid = metric_kid.kid_features_to_metric(fake, real, kid_subset_size=KID_SUBSET_SIZE, verbose=False)
     found["KID"] = kid[metric_kid.KEY_METRIC_KID_MEAN]
-    found["KID std"] = kid[metric_kid.KEY_METRIC_KID_STD]
     some = [x[np.linspace(0, len(x) - 1, min(len(x), 10_000)).astype(int)] for x in (fake, real)]
     prc = metric_prc.prc_features_to_metric(*some, prc_batch_size=1000, save_cpu_ram=True, verbose=False)
     found["precision"] = prc[metric_prc.KEY_METRIC_PRECISION]
@@ -302,7 +301,7 @@ def nearest(x: Tensor, train: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def leave_one_out_distances(train: Tensor) -> Tensor:
     """Distances of training pictures (at most 2,000, evenly spread), each to the nearest of all the others.
 
-    train: features [n, d]. Raises DataError if so many pictures are duplicates that copies cannot be told.
+    train: features [n, d]. Raises DataError if there are too many duplicates to detect copies.
     """
     some = np.linspace(0, len(train) - 1, min(len(train), 2000)).astype(int)
     distances = nearest(train[some], train, 2)[0][:, 1]  # [:, 0] is the picture itself
@@ -318,14 +317,15 @@ def copying(fake: Tensor, train: Tensor, leave_one_out: Tensor) -> dict[str, flo
     is of those generated pictures that are nearer to a training picture than 95% of the training pictures are
     to the rest: new real pictures give 5% on average, copies 100%. (With a classifier that has learned its
     training pictures by heart, new ones give more.) The 95% interval joins two errors as independent ones:
-    that of the share, and that of the limit, which is itself estimated from distances.
+    that of the share, and that of the limit, which is itself estimated from distances. The least of these
+    come in pairs, as two pictures are each other's nearest, so half as many are independent.
     """
     distances = nearest(fake, train, 1)[0][:, 0]
     limit = torch.quantile(leave_one_out, 0.05)
     hits, n = int((distances < limit).sum()), len(distances)
     share = hits / n
     low, high = wilson(hits, n)
-    limit_error = 1.96 * (0.05 * 0.95 / len(leave_one_out)) ** 0.5
+    limit_error = 1.96 * (0.05 * 0.95 / (len(leave_one_out) / 2)) ** 0.5
     low = max(share - np.hypot(share - low, limit_error), 0.0)
     high = min(share + np.hypot(high - share, limit_error), 1.0)
     return {
@@ -336,24 +336,23 @@ def copying(fake: Tensor, train: Tensor, leave_one_out: Tensor) -> dict[str, flo
 
 
 def add_neighbours(
-    path: Path,
     rows: list[dict],
     samples: list[np.ndarray],
     sample_features: list[Tensor],
     real: Pictures,
     real_features: Tensor,
-) -> None:
-    """Adds what `copying` finds to the rows, and writes a PNG about the best of the samples.
+) -> Tensor | None:
+    """Adds what `copying` finds to the rows. Returns pictures of the best row's samples: uint8 [32, 3, H, W].
 
-    samples: sets of generated pictures, a row each. real: what the generator was trained on. The PNG: the
-    eight pictures of the best set that lie nearest to real ones, each in front of the three nearest of these.
-    If copies cannot be told, prints why.
+    samples: sets of generated pictures, a row each. real: what the generator was trained on. The pictures:
+    the eight of the best set that lie nearest to real ones, each in front of the three nearest of these. If
+    copies cannot be detected, prints why and returns None.
     """
     try:
         leave_one_out = leave_one_out_distances(real_features)
     except DataError as error:
         print(f"data.score: --neighbours: {error}", file=sys.stderr)
-        return
+        return None
     for row, fake in zip(rows, sample_features):
         row.update(copying(fake, real_features, leave_one_out))
     best = best_of(rows)
@@ -362,9 +361,7 @@ def add_neighbours(
     for i in distances[:, 0].argsort()[:8].tolist():
         shown.append(fetch(samples[best], np.array([i])))
         shown.append(fetch(real, indices[i].numpy()))
-    with write_file(path) as file:
-        save_image(torch.cat(shown) / 255, file, format="png", nrow=4, pad_value=1)
-    print(f"wrote {path}", file=sys.stderr)
+    return torch.cat(shown)
 
 
 # ---------------------------------------------------------------- files
@@ -398,7 +395,14 @@ def load_labels(path: Path | str, n: int, classes: int) -> np.ndarray:
         raise DataError(f"{path} holds {labels.dtype} {labels.shape}, not {n:,} class ids")
     if labels.min() < 0 or labels.max() >= classes:
         raise DataError(
-            f"{path} holds ids of {labels.min()} to {labels.max()}, not all of 0 to {classes - 1:,}"
+            f"{path} holds ids {labels.min()} to {labels.max()}, but the data have {classes:,} classes:"
+            " give --classes as to the script"
+        )
+    if labels.max() < classes - 1:
+        print(
+            f"{path} holds ids {labels.min()} to {labels.max()}, and the data have {classes:,} classes;"
+            " if the script was given --classes, give it here too",
+            file=sys.stderr,
         )
     return labels.astype(np.int64)
 
@@ -412,15 +416,9 @@ def show(value: float | str | tuple) -> str:
     return "-" if np.isnan(value) else f"{value:.4g}"
 
 
-def distance_for(rows: list[dict]) -> str:
-    """What files are ranked by: FID, or KID where a file has too few pictures for FID."""
-    return "KID" if any(np.isnan(row["FID"]) for row in rows) else "FID"
-
-
 def best_of(rows: list[dict]) -> int:
-    """Index of the row with the lowest distance."""
-    distance = distance_for(rows)
-    return min(range(len(rows)), key=lambda i: rows[i][distance])
+    """Index of the row with the lowest KID. FID would prefer larger sets, as its bias falls with size."""
+    return min(range(len(rows)), key=lambda i: rows[i]["KID"])
 
 
 def print_scores(paths: list[Path], rows: list[dict]) -> None:
@@ -445,15 +443,18 @@ def print_scores(paths: list[Path], rows: list[dict]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
 
 
-def curve_positions(paths: list[Path]) -> tuple[list[int], str]:
-    """The files' positions on the curve's x axis, and its label.
+def curve_positions(paths: list[Path]) -> tuple[list[tuple[Path, str]], list[int], str]:
+    """For a curve: the line of each file, as (run, what its folder's name ends in), its x, the axis's label.
 
-    They are the steps if all their folders are named like step_00001000, else 1, 2, ...
+    x is the step if all the files' folders are named like step_00001000 or step_00001000-average, else the
+    file's number.
     """
-    matches = [re.search(r"step_(\d+)$", path.absolute().parent.name) for path in paths]
+    folders = [path.absolute().parent for path in paths]
+    matches = [re.fullmatch(r"step_(\d+)(.*)", folder.name) for folder in folders]
     if all(matches):
-        return [int(match[1]) for match in matches], "step"
-    return list(range(1, len(paths) + 1)), "file"
+        lines = [(folder.parent, match[2]) for folder, match in zip(folders, matches)]
+        return lines, [int(match[1]) for match in matches], "step"
+    return [(folder.parent, "") for folder in folders], list(range(1, len(paths) + 1)), "file"
 
 
 def plain_text(name: str) -> str:
@@ -462,23 +463,22 @@ def plain_text(name: str) -> str:
 
 
 def save_curve(paths: list[Path], rows: list[dict], out: Path) -> None:
-    """Draws FID (or KID), precision, recall and readability over steps or files, a line for each run.
+    """Draws KID, precision, recall and readability over steps or files: a line for each run.
 
-    Files are of one run if their folders lie in one folder.
+    Weights and averages of a run (step_00001000 and step_00001000-average) are two lines.
     """
     from matplotlib.figure import Figure
 
-    wanted = (distance_for(rows), "precision", "recall", "top-1, generated")
-    names = [name for name in wanted if name in rows[0]]
-    runs: dict[Path, list[tuple[int, dict]]] = {}
-    positions, xlabel = curve_positions(paths)
-    for position, path, row in zip(positions, paths, rows):
-        runs.setdefault(path.absolute().parent.parent, []).append((position, row))
+    names = [name for name in ("KID", "precision", "recall", "top-1, generated") if name in rows[0]]
+    lines, positions, xlabel = curve_positions(paths)
+    curves: dict[tuple[Path, str], list[tuple[int, dict]]] = {}
+    for line, position, row in zip(lines, positions, rows):
+        curves.setdefault(line, []).append((position, row))
     figure = Figure(figsize=(4 * len(names), 3.4), layout="constrained")
     figure.suptitle(rows[0]["extractor"], fontsize=9)
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names):
-        for scored in runs.values():
+        for scored in curves.values():
             scored.sort(key=lambda scores: scores[0])
             x = [position for position, _ in scored]
             values = [row[name] for _, row in scored]
@@ -486,7 +486,7 @@ def save_curve(paths: list[Path], rows: list[dict], out: Path) -> None:
                 values = [share for share, low, high in values]
             axes.plot(x, values, marker=".")
         axes.set(xlabel=xlabel, title=name)
-    labels = [plain_text(folder.name) for folder in runs]
+    labels = [plain_text(run.name + ending) for run, ending in curves]
     panels[-1].legend(panels[-1].lines, labels, fontsize=7)
     with write_file(out) as file:
         figure.savefig(file, format="png")
@@ -542,8 +542,13 @@ def score_set(fake: Tensor, real: Tensor, net: nn.Module) -> dict[str, float | s
     return {"extractor": net.title, "pictures": counts} | scores
 
 
-def score_pictures(args: Namespace, sets: list[np.ndarray], device: Device) -> list[dict]:
-    """A row of scores for each set of pictures, uint8 [n, size, size, 3]: against those it was trained on."""
+def score_pictures(
+    args: Namespace, sets: list[np.ndarray], device: Device
+) -> tuple[list[dict], Tensor | None]:
+    """A row of scores for each set of pictures, uint8 [n, size, size, 3]: against those it was trained on.
+
+    With --neighbours also what add_neighbours shows.
+    """
     if args.classes or args.charset != "level1":
         raise DataError("--classes and --charset are for characters; of pictures --limit uses fewer")
     size = sets[0].shape[1]
@@ -557,15 +562,21 @@ def score_pictures(args: Namespace, sets: list[np.ndarray], device: Device) -> l
     real_features = features(real, net, device)
     fakes = [features(samples, net, device) for samples in sets]
     rows = [score_set(fake, real_features, net) for fake in fakes]
+    shown = None
     if args.neighbours:
-        add_neighbours(args.neighbours, rows, sets, fakes, real, real_features)
-    return rows
+        if args.limit and images.source.n > args.limit:
+            print("data.score: --neighbours looks for copies of these pictures only", file=sys.stderr)
+        shown = add_neighbours(rows, sets, fakes, real, real_features)
+    return rows, shown
 
 
-def score_characters(args: Namespace, sets: list[np.ndarray], device: Device) -> list[dict]:
+def score_characters(
+    args: Namespace, sets: list[np.ndarray], device: Device
+) -> tuple[list[dict], Tensor | None]:
     """A row of scores for each set of characters, uint8 [n, 28, 28]: against those of held-out writers.
 
-    The classifier always judges how readable they are, whatever --extractor is.
+    The classifier always judges how readable they are, whatever --extractor is. With --neighbours also what
+    add_neighbours shows.
     """
     if args.limit:
         raise DataError("--limit is for pictures; of characters --classes uses fewer")
@@ -582,10 +593,11 @@ def score_characters(args: Namespace, sets: list[np.ndarray], device: Device) ->
     rows = [score_set(fake, real_features, net) for fake in fakes]
     for row, samples, y in zip(rows, sets, labels):
         row.update(readability(samples, y, reader, test, device))
+    shown = None
     if args.neighbours:
         trained_on = features(train.pictures, net, device)
-        add_neighbours(args.neighbours, rows, sets, fakes, train.pictures, trained_on)
-    return rows
+        shown = add_neighbours(rows, sets, fakes, train.pictures, trained_on)
+    return rows, shown
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -594,11 +606,13 @@ def main(argv: list[str] | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with one_line_errors("data.score", sizes="--limit (pictures) or --classes (characters)"):
         sets = open_sets(args.samples)
-        if sets[0].ndim == 4:
-            rows = score_pictures(args, sets, device)
-        else:
-            rows = score_characters(args, sets, device)
+        score = score_pictures if sets[0].ndim == 4 else score_characters
+        rows, neighbours = score(args, sets, device)
         print_scores(args.samples, rows)
+        if neighbours is not None:
+            with write_file(args.neighbours) as file:
+                save_image(neighbours / 255, file, format="png", nrow=4, pad_value=1)
+            print(f"wrote {args.neighbours}", file=sys.stderr)
         if args.curve:
             save_curve(args.samples, rows, args.curve)
             print(f"wrote {args.curve}", file=sys.stderr)

@@ -181,10 +181,12 @@ def interval(hits: np.ndarray, trials: np.ndarray) -> tuple[float, float]:
 
     With one trial per pair it is Wilson's. Several trials of a pair depend on each other: then pairs are
     resampled (percentile bootstrap), which holds for new pairs, not for new voters, and is too narrow for few
-    pairs.
+    pairs. If all trials agree, resampling would find no error at all: then it is Wilson's over pairs.
     """
     if trials.max() == 1:
         return wilson(int(hits.sum()), int(trials.sum()))
+    if hits.sum() in (0, trials.sum()):
+        return wilson(int((hits > 0).sum()), len(hits))
     rng = np.random.default_rng(0)
     chosen = rng.integers(len(hits), size=(2000, len(hits)))
     low, high = np.quantile(hits[chosen].sum(1) / trials[chosen].sum(1), (0.025, 0.975))

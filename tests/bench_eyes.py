@@ -23,8 +23,9 @@ from bench_stats import read_cell, read_rows
 
 from data import DataError, make_parser, one_line_errors
 from data.images import open_images
+from data.judge import VERDICTS
 from data.runs import at_least, count_text, make_folder
-from stability_grid import VERDICTS, folder, save_grid
+from stability_grid import folder, save_grid
 
 
 def read_cells(grids: list[Path]) -> list[tuple[Path, str, str]]:

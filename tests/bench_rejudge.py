@@ -22,8 +22,9 @@ from torch import Tensor
 import stability_grid as grid
 from data import DataError, make_parser, one_line_errors
 from data.images import Images, open_images
+from data.judge import Judge, verdict
 from data.runs import load_checkpoint, make_folder, write_file
-from stability_grid import Cell, Judge, folder
+from stability_grid import Cell, folder
 
 
 def open_same_data(checkpoint: dict, data: str) -> Images:
@@ -53,7 +54,7 @@ def judge_again(run: Path, rows: list[dict[str, str]], judge: Judge) -> list[dic
             measured = judge.measure(last_pictures(run, cell, judge.n))
             row = row | {name: f"{value:.7g}" for name, value in measured.items() if name in row}
             limits = judge.fid_learned, judge.fid_degraded
-            row["verdict"] = grid.verdict(measured["FID"], measured["diversity"], *limits)
+            row["verdict"] = verdict(measured["FID"], measured["diversity"], *limits)
         print(*cell, row["FID"], row["verdict"], flush=True)
         judged.append(row)
     return judged

@@ -18,13 +18,13 @@ from torch import Tensor
 import stability_grid as grid
 from data import make_parser, one_line_errors
 from data.images import Images, open_images
+from data.judge import Judge, blur, choose_extractor, verdict
 from data.runs import multiple_of
-from stability_grid import Judge
 
 
 def make_judge(images: Images, kind: str | None = None) -> Judge:
     """A judge by `kind` of features; None: the grid's choice for this data. The CPU is fast enough."""
-    kind = grid.choose_extractor(kind, images, images.labels)
+    kind = choose_extractor(kind, images, images.labels)
     return Judge(images, images.labels, kind, images.size, torch.device("cpu"))
 
 
@@ -40,11 +40,11 @@ def planted(n: int, pictures: Tensor) -> dict[str, Tensor]:
         "real pictures": pictures,
         "a light lattice over them": add_lattice(pictures, 10),
         "a heavy lattice over them": add_lattice(pictures, 25),
-        "blurred to 24x24 pixels": grid.blur(pictures, 24),
-        "blurred to 16x16 pixels": grid.blur(pictures, 16),
-        "blurred to 8x8 pixels": grid.blur(pictures, 8),
-        "blurred to 4x4 pixels": grid.blur(pictures, 4),
-        "blurred to 2x2 pixels": grid.blur(pictures, 2),
+        "blurred to 24x24 pixels": blur(pictures, 24),
+        "blurred to 16x16 pixels": blur(pictures, 16),
+        "blurred to 8x8 pixels": blur(pictures, 8),
+        "blurred to 4x4 pixels": blur(pictures, 4),
+        "blurred to 2x2 pixels": blur(pictures, 2),
         "8 pictures, repeated": few[torch.arange(n) % len(few)],
         "copies of one picture": one,
         "copies with little noise": whole(one + torch.from_numpy(rng.integers(0, 6, one.shape))),
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, pictures in planted(judge.n, images[some]).items():
             found = judge.measure(pictures)
             fid, diversity = found["FID"], found["diversity"]
-            word = grid.verdict(fid, diversity, judge.fid_learned, judge.fid_degraded)
+            word = verdict(fid, diversity, judge.fid_learned, judge.fid_degraded)
             print(f"| {kind} | {name} | {fid:.3g} | {diversity:.2f} | {word} |", flush=True)
 
 

@@ -25,8 +25,9 @@ import numpy as np
 from scipy.stats import fisher_exact, ttest_ind, wilcoxon
 
 from data import DataError, make_parser, one_line_errors
+from data.judge import VERDICTS
 from data.runs import at_least, count_text
-from stability_grid import VERDICTS, Cell, folder
+from stability_grid import Cell, folder
 
 
 def fisher(k: int, n: int, other_k: int, other_n: int) -> float:

@@ -441,6 +441,28 @@ def test_broken_pictures_are_left_out_counted_and_one_is_named(tmp_path, capsys)
     assert "no picture of class 永 decodes" in fails(str(tmp_path))
 
 
+@pytest.mark.parametrize("error", [NameError, MemoryError])
+def test_what_is_not_a_pictures_fault_is_raised(tmp_path, monkeypatch, error):
+    for i in range(5):
+        (tmp_path / "永").mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / f"永/{i}.png")
+
+    def broken(value):
+        raise error
+
+    monkeypatch.setattr("data.characters.open_picture", broken)
+    with pytest.raises(error):
+        open_characters(str(tmp_path))
+
+
+def test_pictures_beside_gnt_files_are_passed_over_and_counted(tmp_path, capsys):
+    writers(tmp_path)
+    (tmp_path / "永").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "永/1.png")
+    open_characters(str(tmp_path))
+    assert "1 pictures are skipped, as there are .gnt files" in capsys.readouterr().err
+
+
 def test_a_pipe_in_a_class_folder_is_passed_over(tmp_path):
     (tmp_path / "永").mkdir()
     Image.fromarray(noise(1)).save(tmp_path / "永" / "1.png")

@@ -245,7 +245,7 @@ def test_cifar10_is_downloaded_by_one_process_at_a_time(tmp_path, monkeypatch):
         if not download:
             raise RuntimeError("Dataset not found")
         with pytest.raises(filelock.Timeout):
-            filelock.FileLock(f"{path}.lock").acquire(timeout=0)
+            filelock.FileLock(path / ".lock").acquire(timeout=0)
         locked.append(path)
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10", dataset)
@@ -354,6 +354,16 @@ def test_truncated_pictures_are_replaced_counted_and_reported_once(tmp_path, kin
     assert len(dataset.bad) == 3
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and keys[2] in said[0] and "does not decode" in said[0]
+
+
+def test_a_picture_with_a_damaged_byte_is_replaced(tmp_path):
+    """Pillow raises once for it. Asked again, it takes what could not be decoded for black."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    whole = encode(Image.fromarray(noise), "PNG")
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 0xFF
+    dataset = open_images(write_lmdb(tmp_path / "x_lmdb", {"0": bytes(damaged), "1": whole}), 16)
+    assert torch.equal(dataset[[0]], dataset[[1]]) and dataset.bad == {0}
 
 
 def test_a_stand_in_is_the_next_picture_of_the_source_whatever_the_limit(tmp_path):

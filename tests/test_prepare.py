@@ -156,17 +156,23 @@ def test_an_array_of_something_else_is_never_overwritten(tmp_path, spec, capsys,
     if change == "no json":
         (tmp_path / "x_16_squash.json").unlink()
     line = refused(capsys, spec, *(("--limit", "5") if change == "limit" else ()))
-    assert "exists and holds other pictures" in line and "--out" in line
+    assert "is damaged or holds other pictures" in line and "--out" in line
     assert (tmp_path / "x_16_squash.npy").stat() == before
     run(spec, "--limit", "5", "--out", str(tmp_path / "few.npy"))
     assert len(open_images(str(tmp_path / "few.npy"), 16)) == 5
+
+
+def test_a_cut_off_array_is_not_complete(tmp_path, spec, capsys):
+    run(spec)
+    os.truncate(tmp_path / "x_16_squash.npy", 2000)
+    assert "is damaged or holds other pictures" in refused(capsys, spec)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "3", "[" * 100_000])
 def test_a_damaged_json_is_one_line(tmp_path, spec, capsys, content):
     run(spec)
     (tmp_path / "x_16_squash.json").write_text(content)
-    assert "exists and holds other pictures" in refused(capsys, spec)
+    assert "is damaged or holds other pictures" in refused(capsys, spec)
 
 
 # ---------------------------------------------------------------- interruptions

@@ -948,7 +948,7 @@ BAD_FILES = {  # what happens to the file, and what the answer says
     "zip file": (lambda path, evil: zipfile.ZipFile(path, "w").close(), "not a checkpoint"),
     "malicious pickle": (lambda path, evil: path.write_bytes(pickle.dumps(evil)), "not a checkpoint"),
     "malicious checkpoint": (lambda path, evil: torch.save(evil, path), "not a checkpoint"),
-    "a list": (lambda path, evil: torch.save([0, 1], path), "not a checkpoint of a run, but a list"),
+    "a list": (lambda path, evil: torch.save([0, 1], path), "not a checkpoint of a run"),
     "a folder": (lambda path, evil: path.unlink() or path.mkdir(), "there is no checkpoint"),
 }
 
@@ -974,22 +974,10 @@ def test_nothing_in_a_checkpoint_is_unpickled(script, run, tmp_path, name):
     assert not (tmp_path / "evil").exists()
 
 
-def first(state):
-    """The state of the first parameter that an optimizer has one of."""
-    return next(iter(state.values()))
-
-
 BAD_PARTS = {  # what is done to a checkpoint's dict, and what the answer names
-    "weights alone": (lambda good: good.update(args=good.pop("G")) or good.pop("step"), "step"),
-    "no arguments": (lambda good: good.update(args=None), "args"),
-    "arguments as list": (lambda good: good.update(args=[1, 2]), "args"),
-    "no step": (lambda good: good.pop("step"), "step"),
-    "step as text": (lambda good: good.update(step="1"), "step"),
-    "step with a fraction": (lambda good: good.update(step=1.0), "step"),
-    "step that is true": (lambda good: good.update(step=True), "step"),
-    "step below 0": (lambda good: good.update(step=-5), "step"),
-    "no log": (lambda good: good.pop("log"), "log"),
-    "log as number": (lambda good: good.update(log=3), "log"),
+    "weights alone": (lambda good: good.update(args=good.pop("G")) or good.pop("step"), "not a checkpoint"),
+    "no step": (lambda good: good.pop("step"), "not a checkpoint of a run"),
+    "no log": (lambda good: good.pop("log"), "not a checkpoint of a run"),
     "learning rate as text": (lambda good: good["args"].update(lr="fast"), "--lr", "fast"),
     "learning rate as list": (lambda good: good["args"].update(lr=[1, 2]), "--lr"),
     "learning rate as dict": (lambda good: good["args"].update(lr={"G": 1}), "--lr"),
@@ -1004,25 +992,6 @@ BAD_PARTS = {  # what is done to a checkpoint's dict, and what the answer names
     "a layer less": (lambda good: good["D"].popitem(), "D", "Missing key"),
     "a weight as text": (lambda good: good["D"].update({next(iter(good["D"])): "x"}), "D"),
     "no optimizer": (lambda good: good.pop("opt_d"), "holds no opt_d"),
-    "optimizer without state": (lambda good: good["opt_d"].pop("state"), "opt_d"),
-    "optimizer state as list": (lambda good: good["opt_d"].update(state=[1]), "opt_d"),
-    "optimizer state of fewer weights": (lambda good: good["opt_d"]["state"].popitem(), "opt_d"),
-    "optimizer state of more weights": (lambda good: good["opt_d"]["state"].update({99: {}}), "opt_d"),
-    "averages of another shape": (
-        lambda good: first(good["opt_d"]["state"]).update(exp_avg=torch.zeros(2, 2)),
-        "opt_d",
-        "(2, 2)",
-    ),
-    "averages without a shape": (
-        lambda good: first(good["opt_d"]["state"]).update(exp_avg_sq=torch.zeros(())),
-        "opt_d",
-    ),
-    "averages as text": (lambda good: first(good["opt_g"]["state"]).update(exp_avg="x"), "opt_g"),
-    "no averages": (lambda good: first(good["opt_g"]["state"]).pop("exp_avg"), "opt_g"),
-    "optimizer step of another shape": (
-        lambda good: first(good["opt_g"]["state"]).update(step=torch.zeros(3)),
-        "opt_g",
-    ),
 }
 
 

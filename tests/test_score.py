@@ -21,7 +21,7 @@ from data.characters import open_characters
 from data.rooms import room
 from data.score import Labelled, Network, features, load_classifier, make_extractor, split_train_test
 
-METRICS = ("FID", "KID", "KID std", "precision", "recall", "diversity")
+METRICS = ("FID", "KID", "precision", "recall", "diversity")
 
 
 @pytest.fixture(scope="module")
@@ -397,17 +397,18 @@ def test_held_out_real_pictures_are_no_copies(rooms):
     assert low < 0.05 < high and share < 0.1
 
 
-@pytest.mark.parametrize("n", [200, 1000])
-def test_the_interval_of_copies_holds_5_percent_for_an_honest_generator(n):
+@pytest.mark.parametrize("n, least", [(200, 176), (1000, 186)])
+def test_the_interval_of_copies_holds_5_percent_for_an_honest_generator(n, least):
     """The leave-one-out distances set the limit: they are a sample too, and for small n the larger doubt."""
     rng, held = np.random.default_rng(0), 0
-    for _ in range(100):
+    for _ in range(200):
         fake, train = torch.from_numpy(rng.normal(size=(1000, 8))), torch.from_numpy(rng.normal(size=(n, 8)))
         found = score.copying(fake, train, score.leave_one_out_distances(train))
         _, low, high = found["nearer than 95% of real pictures"]
         held += low <= 0.05 <= high
-    # 95% but for chance, and for training pictures, which have one fewer to be near to
-    assert 88 <= held <= 100
+    # 95% but for chance, and for training pictures, which have one fewer to be near to. It would be 167 and
+    # 180 if the least distances, which come in pairs, all counted as independent.
+    assert held >= least
 
 
 def test_an_untrained_generator_copies_nothing(rooms):
@@ -434,6 +435,14 @@ def test_neighbours_show_the_copied_picture(rooms, tmp_path, capsys, monkeypatch
         grid = np.asarray(image)
     assert grid.shape == (8 * 34 + 2, 4 * 34 + 2, 3)
     assert (grid[2:34, 2:34] == rooms[7]).all() and (grid[2:34, 36:68] == rooms[7]).all()
+
+    Path("near.png").unlink()
+    Path("near.png").mkdir()  # the scores are not lost if the picture cannot be written
+    with pytest.raises(SystemExit):
+        score.main([*command.split(), "--limit", "250"])
+    out, err = capsys.readouterr()
+    assert "nearer than 95% of real pictures" in out and "near.png cannot be written" in err
+    assert "--neighbours looks for copies of these pictures only" in err  # of 250 of the 260
 
 
 # ---------------------------------------------------------------- command line
@@ -463,7 +472,9 @@ def test_characters_are_scored_and_read(tmp_path, capsys, monkeypatch, untrained
     assert table.count("classifier, ") == 2  # the extractor and the reader
     assert "12 of 12" in table and "top-5, generated" in table
     command = ["samples.npy", "--data", "strokes", "--extractor", "random", "--classes"]
-    assert "ids of 0 to 11, not all of 0 to 10" in refused(capsys, *command, 11)
+    assert "ids 0 to 11, but the data have 11 classes" in refused(capsys, *command, 11)
+    score.main([*command, "13"])
+    assert "ids 0 to 11, and the data have 13 classes; if the script" in capsys.readouterr().err
     np.save("labels.npy", labels[::10])
     assert "not 240 class ids" in refused(capsys, *command, 12)
     Path("labels.npy").unlink()
@@ -489,9 +500,9 @@ def test_many_files_make_one_table_and_a_curve(rooms, tmp_path, capsys, monkeypa
     assert header[:3] == ["samples", "FID", "KID"]
     assert [row[0] for row in rows] == [str(path) for path in paths]
     assert [row[-1] for row in rows].index("<- best") == 1 and lines[4].endswith("<- best")
-    assert float(rows[1][1]) == min(float(row[1]) for row in rows)
-    assert [x for x, _ in drawn] == [[100, 900, 2000]] * 3  # FID, precision, recall
-    assert drawn[0][1] == pytest.approx([float(row[1]) for row in rows], rel=1e-3)
+    assert float(rows[1][2]) == min(float(row[2]) for row in rows)
+    assert [x for x, _ in drawn] == [[100, 900, 2000]] * 3  # KID, precision, recall
+    assert drawn[0][1] == pytest.approx([float(row[2]) for row in rows], rel=1e-3)
     with Image.open("curve.png") as curve:
         assert curve.width > 500
 
@@ -500,7 +511,7 @@ def test_many_files_make_one_table_and_a_curve(rooms, tmp_path, capsys, monkeypa
 def test_a_curve_of_a_folder_with_an_odd_name(tmp_path, monkeypatch, name):
     texts = []
     monkeypatch.setattr(Axes, "legend", lambda self, lines, labels, **_: texts.extend(labels))
-    rows = [{"extractor": "random", "FID": 1.0, "precision": 0.5, "recall": 0.5}]
+    rows = [{"extractor": "random", "KID": 1.0, "precision": 0.5, "recall": 0.5}]
     score.save_curve([tmp_path / name / "step_1/samples.npy"], rows, tmp_path / "curve.png")
     assert texts == [name.replace("$", r"\$").replace("\udce9", r"\udce9")]
     monkeypatch.undo()
@@ -512,17 +523,20 @@ def test_a_curve_of_a_folder_with_an_odd_name(tmp_path, monkeypatch, name):
 def test_files_of_folders_without_a_step_stand_side_by_side():
     """A number in a folder's name need not be a step: here it is the seed."""
     paths = [Path(f"runs/lsgan_scenes-rooms-ls-seed{seed}/samples.npy") for seed in (7, 3)]
-    assert score.curve_positions(paths) == ([1, 2], "file")
-    assert score.curve_positions([Path("run/step_00000200/samples.npy")]) == ([200], "step")
+    lines, positions, label = score.curve_positions(paths)
+    assert (positions, label) == ([1, 2], "file") and len(set(lines)) == 2
 
 
-def test_kid_ranks_where_one_file_is_too_small_for_fid(rooms, tmp_path, capsys):
-    for name, fake in (("a", rooms[300:500] // 2), ("b", rooms[260:])):
-        (tmp_path / name).mkdir()
-        np.save(tmp_path / name / "samples.npy", fake)
-    paths = [str(tmp_path / name / "samples.npy") for name in "ab"]
-    score.main([*paths, *"--data rooms --limit 260 --extractor random".split()])
-    assert re.findall(r"(.)/samples.npy.*<- best", capsys.readouterr().out) == ["b"]
+def test_weights_and_averages_of_a_run_are_two_lines_of_a_curve():
+    paths = [Path(f"run/step_0000{step}{ending}/samples.npy") for step in "12" for ending in ("", "-average")]
+    lines, positions, label = score.curve_positions(paths)
+    assert (positions, label) == ([1, 1, 2, 2], "step")
+    assert lines[0] == lines[2] != lines[1] == lines[3]
+
+
+def test_kid_ranks_not_fid_which_prefers_the_larger_set():
+    rows = [{"KID": 0.1, "FID": 3.0}, {"KID": 0.2, "FID": 2.0}, {"KID": 0.3, "FID": float("nan")}]
+    assert score.best_of(rows) == 0
 
 
 def test_a_collapsed_checkpoint_is_a_row_like_others(rooms, tmp_path, capsys):

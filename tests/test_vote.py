@@ -190,6 +190,8 @@ def test_intervals_hold_what_other_pairs_would_give():
         held += low <= 0.5 <= high
     assert held >= 88
     assert vote.interval(np.array([1, 0, 1, 1]), np.ones(4, int)) == wilson(3, 4)
+    assert vote.interval(np.array([2, 2, 3]), np.array([2, 2, 3])) == wilson(3, 3)  # all for A
+    assert vote.interval(np.zeros(3, int), np.array([2, 2, 3])) == wilson(0, 3)
 
 
 def test_sides_out_of_balance_are_reported():
