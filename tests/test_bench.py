@@ -6,12 +6,13 @@ from pathlib import Path
 import bench_classes
 import bench_eyes
 import bench_gpu
+import bench_pairs
 import bench_stats
 import numpy as np
 import pytest
 from PIL import Image
 
-from data import score
+from data import score, vote
 
 TINY = "--quick --gpu -1 --size 16 --width 2".split()
 
@@ -223,3 +224,41 @@ def test_a_run_without_results(call, tmp_path):
     (tmp_path / "results.csv").write_text("step,loss\n")
     code, _, err = call(bench_stats.main, tmp_path)
     assert code == 2 and "results.csv has no rows" in err
+
+
+# ---------------------------------------------------------------- bench_pairs
+@pytest.mark.parametrize("judge", [1, 2])
+def test_a_judge_of_sheets_votes_for_what_it_chose(call, tmp_path, monkeypatch, judge):
+    """It takes the brighter picture of each pair, which is always B's."""
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", grey_pictures(30, 20, 0))
+    np.save("b.npy", grey_pictures(30, 200, 1))
+    assert call(vote.main, "a.npy", "b.npy", "--pairs", 25, "--out", "study.html")[0] == 0
+    assert call(bench_pairs.main, "study.html", "--judge", judge, "--out", "sheets")[0] == 0
+    answers = []
+    for name, rows in (("sheet1.png", 10), ("sheet2.png", 3)):
+        sheet = np.asarray(Image.open(f"sheets/{name}"))
+        for x in (0, sheet.shape[1] // 2):
+            for row in range(rows):
+                pair = sheet[156 * row : 156 * row + 144, x + 48 : x + 52 + 2 * 144].astype(int)
+                left, right = pair[:, :144].mean(), pair[:, 148:].mean()
+                answers.append("left" if left > right else "right")
+    answers = answers[:25]
+    assert len(set(answers)) == 2
+    Path("one.csv").write_text("".join(f"{i},{side}\n" for i, side in enumerate(answers, 1)))
+    command = "study.html", "--judge", judge, "--answers", "one.csv", "--out", "votes.csv"
+    assert call(bench_pairs.main, *command)[0] == 0
+    out = call(vote.main, "--count", "votes.csv")[1]
+    assert "25 votes of 1 voters on 25 pairs" in out and "A looked more real in 0.0%" in out
+
+
+@pytest.mark.parametrize(
+    "answers", ["", "1,left\n", "1,left\n2,up\n", "1,left\n1,left\n", "one,left\n2,left\n"]
+)
+def test_answers_that_are_not_whole_are_refused(call, tmp_path, monkeypatch, answers):
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", grey_pictures(2, 20, 0))
+    assert call(vote.main, "a.npy", "a.npy", "--pairs", 2, "--out", "study.html")[0] == 0
+    Path("one.csv").write_text(answers)
+    code, _, err = call(bench_pairs.main, "study.html", "--answers", "one.csv", "--out", "votes.csv")
+    assert code == 2 and "one.csv must hold" in err and not Path("votes.csv").exists()
