@@ -51,27 +51,18 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     """Parses argv, by default sys.argv[1:]. With --resume the checkpoint gives the defaults."""
     parser = make_parser(Path(__file__).name, "LSGAN in two dimensions (Figures 1, 2 and 8)")
     add = parser.add_argument
-    add(
-        "--figure", type=int, choices=[1, 2, 8], default=8, help="of the paper; 8 is the one that trains GANs"
-    )
+    add("--figure", type=int, choices=[1, 2, 8], default=8, help="of the paper; 8 is where GANs train")
     add = parser.add_argument_group("data").add_argument
     add("--radius", type=between(1e-6, 1e6, float), default=1.0, help="of the ring of modes")
     add("--std", type=between(1e-6, 1e6, float), default=0.01, help="standard deviation of a mode")
-    add(
-        "--doubled-mode", action=BooleanOptionalAction, default=True, help="make the top mode twice as likely"
-    )
+    add("--doubled-mode", action=BooleanOptionalAction, default=True, help="top mode twice as likely")
     add = parser.add_argument_group("model").add_argument
     add("--z-dim", type=at_least(1), default=256, help="dimension of the noise z")
     add = parser.add_argument_group("loss").add_argument
     names = list(LOSSES)
     add("--losses", type=some_of(names), default="ls,sigmoid", help=f"any of {','.join(names)}")
     add = parser.add_argument_group("optimizer").add_argument
-    add(
-        "--updates",
-        choices=["simultaneous", "alternating"],
-        default="simultaneous",
-        help="order of D's and G's updates",
-    )
+    add("--updates", choices=["simultaneous", "alternating"], default="simultaneous", help="of D and G")
     add("--lr-d", type=at_least(0, float), default=1e-4, help="Adam's learning rate for D")
     add("--lr-g", type=at_least(0, float), default=1e-3, help="Adam's learning rate for G")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
@@ -81,11 +72,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--seeds", type=at_least(1), default=10, help="train this many seeds, the first of which is --seed")
     add("--gpu", type=int, help="GPU index; -1: the CPU; unset: GPU 0 if there is one")
     add("--graph", action=BooleanOptionalAction, default=False, help="run the step as one CUDA graph")
-    add(
-        "--out",
-        type=not_empty,
-        help="run directory; unset: the checkpoint's, or runs/<script>-<data>-<loss>-seed<k>",
-    )
+    add("--out", type=not_empty, help="run directory; unset: one under runs/, or the checkpoint's")
     add("--measure-every", type=at_least(1), default=500, help="steps between measures and saves of last.pt")
     add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="continue last.pt, or FILE")
 

@@ -48,20 +48,10 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     """Parses argv, by default sys.argv[1:]. With --resume or --sample the checkpoint gives the defaults."""
     parser = make_parser(Path(__file__).name, "Conditional LSGAN on Chinese characters (Figures 4 and 9)")
     add = parser.add_argument_group("data").add_argument
-    add(
-        "--data",
-        type=not_empty,
-        default="strokes",
-        help=".gnt or zip files (hwdb1.0), folder per class, or toy strokes",
-    )
+    add("--data", type=not_empty, default="strokes", help="hwdb1.0, a folder of classes, or toy strokes")
     add("--fit", choices=["squash", "pad"], default="squash", help="how a picture becomes square")
     add("--charset", choices=["level1", "all"], default="level1", help="GB2312 level 1, or every character")
-    add(
-        "--classes",
-        type=at_least(0),
-        default=0,
-        help="keep the N most frequent classes; 0: all (strokes: 100)",
-    )
+    add("--classes", type=at_least(0), default=0, help="the N most frequent classes; 0: all (strokes: 100)")
     add = parser.add_argument_group("model").add_argument
     add("--width", type=at_least(1), default=256, help="channels of D's first layer; scales all others")
     add("--z-dim", type=at_least(1), default=1024, help="dimension of the noise z")
@@ -75,12 +65,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
     add("--batch-size", type=at_least(2), default=64, help="batch size, over all processes together")
     add("--steps", type=at_least(0), default=1_000_000, help="number of training steps")
-    add(
-        "--ema",
-        type=below_one,
-        default=0.0,
-        help="decay of the exponential moving average (EMA) of G's weights, used for pictures; 0: off",
-    )
+    add("--ema", type=below_one, default=0.0, help="show an average of G's weights, of this decay; 0: off")
     run = parser.add_argument_group("run")
     add = run.add_argument
     add("--seed", type=at_least(0), default=0, help="random seed")
@@ -89,22 +74,13 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
     add("--compile", action=BooleanOptionalAction, default=False, help="torch.compile both networks")
     add("--graph", action=BooleanOptionalAction, default=False, help="run the step as one CUDA graph")
-    add(
-        "--out",
-        type=not_empty,
-        help="run directory; unset: the checkpoint's, or runs/<script>-<data>-<loss>-seed<k>",
-    )
+    add("--out", type=not_empty, help="run directory; unset: one under runs/, or the checkpoint's")
     add("--n", type=at_least(1), default=64, help="number of pictures for --sample")
     add("--text", type=not_empty, help="text for --sample to write, one class per character, in --n rows")
     add("--log-every", type=at_least(1), default=50, help="steps between rows of log.csv")
     add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
     add("--save-every", type=at_least(1), default=10_000, help="steps between saves of last.pt")
-    add(
-        "--keep-every",
-        type=at_least(0),
-        default=0,
-        help="steps between checkpoints kept as step_N.pt; 0: none",
-    )
+    add("--keep-every", type=at_least(0), default=0, help="steps between step_N.pt files; 0: none")
     add = run.add_mutually_exclusive_group().add_argument
     add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="continue last.pt, or FILE")
     add("--sample", type=not_empty, metavar="FILE", help="write pictures from a checkpoint, no training")

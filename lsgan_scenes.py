@@ -49,25 +49,11 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     """Parses argv, by default sys.argv[1:]. With --resume or --sample the checkpoint gives the defaults."""
     parser = make_parser(Path(__file__).name, "LSGAN on scenes at 112x112 (Figures 3, 5 and 6)")
     add = parser.add_argument_group("data").add_argument
-    add(
-        "--data",
-        type=not_empty,
-        default="rooms",
-        help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms",
-    )
+    add("--data", type=not_empty, default="rooms", help="lsun/bedroom, a folder, cifar10, or toy rooms")
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
     add("--limit", type=at_least(0), default=0, help="use only this many pictures, evenly spaced; 0: all")
-    add(
-        "--workers",
-        type=at_least(0),
-        help="DataLoader workers per process; unset: its share of the CPU cores, at most 16",
-    )
-    add(
-        "--augment",
-        type=between(0, 1, float),
-        default=0.0,
-        help="strength of DiffAugment and of flips, 0 to 1; 0: off",
-    )
+    add("--workers", type=at_least(0), help="data workers per process; unset: one a core, at most 16")
+    add("--augment", type=between(0, 1, float), default=0.0, help="strength of DiffAugment, up to 1; 0: off")
     add = parser.add_argument_group("model").add_argument
     add("--size", type=multiple_of(16), default=112, help="side of the pictures, a multiple of 16")
     add("--width", type=at_least(1), default=64, help="channels of D's first layer; scales all others")
@@ -82,12 +68,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
     add("--batch-size", type=at_least(2), default=64, help="batch size, over all processes together")
     add("--steps", type=at_least(0), default=1_000_000, help="number of training steps")
-    add(
-        "--ema",
-        type=below_one,
-        default=0.0,
-        help="decay of the exponential moving average (EMA) of G's weights, used for pictures; 0: off",
-    )
+    add("--ema", type=below_one, default=0.0, help="show an average of G's weights, of this decay; 0: off")
     run = parser.add_argument_group("run")
     add = run.add_argument
     add("--seed", type=at_least(0), default=0, help="random seed")
@@ -96,21 +77,12 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--amp", action=BooleanOptionalAction, default=False, help="bfloat16 forward passes")
     add("--compile", action=BooleanOptionalAction, default=False, help="torch.compile both networks")
     add("--graph", action=BooleanOptionalAction, default=False, help="run the step as one CUDA graph")
-    add(
-        "--out",
-        type=not_empty,
-        help="run directory; unset: the checkpoint's, or runs/<script>-<data>-<loss>-seed<k>",
-    )
+    add("--out", type=not_empty, help="run directory; unset: one under runs/, or the checkpoint's")
     add("--n", type=at_least(1), default=64, help="number of pictures for --sample")
     add("--log-every", type=at_least(1), default=50, help="steps between rows of log.csv")
     add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
     add("--save-every", type=at_least(1), default=10_000, help="steps between saves of last.pt")
-    add(
-        "--keep-every",
-        type=at_least(0),
-        default=0,
-        help="steps between checkpoints kept as step_N.pt; 0: none",
-    )
+    add("--keep-every", type=at_least(0), default=0, help="steps between step_N.pt files; 0: none")
     add = run.add_mutually_exclusive_group().add_argument
     add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="continue last.pt, or FILE")
     add("--sample", type=not_empty, metavar="FILE", help="write pictures from a checkpoint, no training")

@@ -26,14 +26,13 @@ default is 20,000. Below 64 pixels the networks have three stages, not four. Eve
 of the data; theirs uses a shuffle buffer of 10,000 pictures.
 """
 
-import argparse
 import atexit
 import json
 import math
 import os
 import shlex
 import sys
-from argparse import Namespace
+from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -108,19 +107,10 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         Path(__file__).name, "How stable is LSGAN? A grid of runs, judged by a rule (Figure 7)"
     )
     add = parser.add_argument_group("data").add_argument
-    add(
-        "--data",
-        type=not_empty,
-        default="rooms",
-        help="LSUN LMDB (lsun/bedroom), folder of pictures, cifar10, or toy rooms",
-    )
+    add("--data", type=not_empty, default="rooms", help="lsun/bedroom, a folder, cifar10, or toy rooms")
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
     add("--limit", type=at_least(0), default=0, help="use only this many pictures, evenly spaced; 0: all")
-    add(
-        "--workers",
-        type=at_least(0),
-        help="DataLoader workers per process; unset: its share of the CPU cores, at most 16",
-    )
+    add("--workers", type=at_least(0), help="data workers per process; unset: one a core, at most 16")
     add = parser.add_argument_group("grid").add_argument
     add(
         "--settings",
@@ -131,14 +121,10 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--optimizers", type=some_of(["adam", "rmsprop"]), default="adam,rmsprop", help="any of adam,rmsprop")
     add("--losses", type=some_of(list(LOSSES)), default="ls,sigmoid", help=f"any of {','.join(LOSSES)}")
     add("--seeds", type=at_least(1), default=10, help="train this many seeds, the first of which is --seed")
-    add(
-        "--extractor",
-        choices=list(FEATURES),
-        help="feature extractor for FID; unset: classifier if there are labels, else random, a poor guide",
-    )
+    add("--extractor", choices=list(FEATURES), help="for FID; unset: classifier where there are labels")
     add("--quick", action="store_true", help=f"short for {' '.join(runs.as_flags(QUICK, known=QUICK))}")
     add = parser.add_argument_group("model").add_argument
-    add("--size", type=multiple_of(16), default=64, help="side of the pictures: 32, 48, 64 ...")
+    add("--size", type=multiple_of(16), default=64, help="side of the pictures, a multiple of 16")
     add("--width", type=at_least(1), default=64, help="channels of D's first layer; scales all others")
     add("--z-dim", type=at_least(1), default=1024, help="dimension of the noise z")
     add = parser.add_argument_group("optimizer").add_argument
@@ -150,15 +136,9 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add = parser.add_argument_group("run").add_argument
     add("--seed", type=at_least(0), default=0, help="random seed")
     add("--gpu", type=int, help="GPU index; -1: the CPU; unset: GPU 0 if there is one")
-    add("--tf32", action=argparse.BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
-    add(
-        "--graph", action=argparse.BooleanOptionalAction, default=False, help="run the step as one CUDA graph"
-    )
-    add(
-        "--out",
-        type=not_empty,
-        help="run directory; unset: the checkpoint's, or runs/<script>-<data>-<loss>-seed<k>",
-    )
+    add("--tf32", action=BooleanOptionalAction, default=True, help="TF32 in float32 layers on GPUs")
+    add("--graph", action=BooleanOptionalAction, default=False, help="run the step as one CUDA graph")
+    add("--out", type=not_empty, help="run directory; unset: one under runs/, or the checkpoint's")
     add("--sample-every", type=at_least(1), default=1000, help="steps between grids in samples/")
     add("--resume", nargs="?", const=True, type=not_empty, metavar="FILE", help="continue last.pt, or FILE")
 
