@@ -51,7 +51,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     """Parses argv, by default sys.argv[1:]. With --resume the checkpoint gives the defaults."""
     parser = make_parser(Path(__file__).name, "LSGAN in two dimensions (Figures 1, 2 and 8)")
     add = parser.add_argument
-    add("--figure", type=int, choices=[1, 2, 8], default=8, help="of the paper; 8 is where GANs train")
+    add("--figure", type=int, choices=[1, 2, 8], default=8, help="of the paper; 8 trains GANs")
     add = parser.add_argument_group("data").add_argument
     add("--radius", type=between(1e-6, 1e6, float), default=1.0, help="of the ring of modes")
     add("--std", type=between(1e-6, 1e6, float), default=0.01, help="standard deviation of a mode")
@@ -62,7 +62,12 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     names = list(LOSSES)
     add("--losses", type=some_of(names), default="ls,sigmoid", help=f"any of {','.join(names)}")
     add = parser.add_argument_group("optimizer").add_argument
-    add("--updates", choices=["simultaneous", "alternating"], default="simultaneous", help="of D and G")
+    add(
+        "--updates",
+        choices=["simultaneous", "alternating"],
+        default="simultaneous",
+        help="order of D's and G's updates",
+    )
     add("--lr-d", type=at_least(0, float), default=1e-4, help="Adam's learning rate for D")
     add("--lr-g", type=at_least(0, float), default=1e-3, help="Adam's learning rate for G")
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")

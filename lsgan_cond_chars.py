@@ -65,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
     add("--batch-size", type=at_least(2), default=64, help="batch size, over all processes together")
     add("--steps", type=at_least(0), default=1_000_000, help="number of training steps")
-    add("--ema", type=below_one, default=0.0, help="show an average of G's weights, of this decay; 0: off")
+    add("--ema", type=below_one, default=0.0, help="decay of an average of G's weights, for pictures; 0: off")
     run = parser.add_argument_group("run")
     add = run.add_argument
     add("--seed", type=at_least(0), default=0, help="random seed")

@@ -52,8 +52,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--data", type=not_empty, default="rooms", help="lsun/bedroom, a folder, cifar10, or toy rooms")
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
     add("--limit", type=at_least(0), default=0, help="use only this many pictures, evenly spaced; 0: all")
-    add("--workers", type=at_least(0), help="data workers per process; unset: one a core, at most 16")
-    add("--augment", type=between(0, 1, float), default=0.0, help="strength of DiffAugment, up to 1; 0: off")
+    add("--workers", type=at_least(0), help="data workers per process; unset: its share of cores")
+    add("--augment", type=between(0, 1, float), default=0.0, help="DiffAugment and flips: strength, 0 to 1")
     add = parser.add_argument_group("model").add_argument
     add("--size", type=multiple_of(16), default=112, help="side of the pictures, a multiple of 16")
     add("--width", type=at_least(1), default=64, help="channels of D's first layer; scales all others")
@@ -68,7 +68,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--beta1", type=below_one, default=0.5, help="Adam's first decay rate")
     add("--batch-size", type=at_least(2), default=64, help="batch size, over all processes together")
     add("--steps", type=at_least(0), default=1_000_000, help="number of training steps")
-    add("--ema", type=below_one, default=0.0, help="show an average of G's weights, of this decay; 0: off")
+    add("--ema", type=below_one, default=0.0, help="decay of an average of G's weights, for pictures; 0: off")
     run = parser.add_argument_group("run")
     add = run.add_argument
     add("--seed", type=at_least(0), default=0, help="random seed")

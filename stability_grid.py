@@ -110,7 +110,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--data", type=not_empty, default="rooms", help="lsun/bedroom, a folder, cifar10, or toy rooms")
     add("--fit", choices=["squash", "crop"], default="squash", help="how a picture becomes square")
     add("--limit", type=at_least(0), default=0, help="use only this many pictures, evenly spaced; 0: all")
-    add("--workers", type=at_least(0), help="data workers per process; unset: one a core, at most 16")
+    add("--workers", type=at_least(0), help="data workers per process; unset: its share of cores")
     add = parser.add_argument_group("grid").add_argument
     add(
         "--settings",
@@ -768,7 +768,8 @@ def join_processes() -> tuple[int, int]:
 def train(args: Namespace) -> None:
     """Trains as `args` says and fills the run directory args.out. Raises DataError for unreadable data.
 
-    Several processes deal the cells out among them; when all are done, rank 0 reports on them.
+    Several processes deal the cells out among them; when all are done, rank 0 reports on them. If one dies,
+    the others end with an error, and --resume goes on.
     """
     device = runs.pick_device(args.gpu, args.graph)
     runs.set_arithmetic(args.tf32)
@@ -814,7 +815,7 @@ def train(args: Namespace) -> None:
             table, missing = write_report(out, cells, args.steps, judge, about)
             print(table)
             if missing:
-                print("stopped; --resume goes on")
+                print(f"stopped; --resume {shlex.quote(str(out / 'last.pt'))} goes on")
         if caught:
             sys.exit(128 + caught[0])  # 130: Ctrl-C, 143: SIGTERM, 129: SIGHUP
 

@@ -68,9 +68,10 @@ def choose_extractor(kind: str | None, pictures: Tensor | Images, labels: np.nda
     least = 2 * PICTURES_PER_FEATURE * FEATURES[kind]
     if len(pictures) < least:
         least_of_all = 2 * PICTURES_PER_FEATURE * FEATURES["random"]
+        other = "" if kind == "random" else f", by --extractor random {least_of_all:,}"
         raise DataError(
             f"the data are {len(pictures):,} pictures; to judge cells by {FEATURES[kind]:,} {kind} features"
-            f" takes {least:,}, by --extractor random {least_of_all:,}"
+            f" takes {least:,}{other}"
         )
     return kind
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -408,7 +409,7 @@ def agree_to_stop(caught: list[int], step: int, every: int, device: torch.device
 def exit_stopped(number: int, step: int, out: Path) -> NoReturn:
     """Ends the program after a signal; the exit code is 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     if not dist.is_initialized() or dist.get_rank() == 0:
-        tqdm.write(f"stopped at step {step}; --resume {out / 'last.pt'} goes on")
+        tqdm.write(f"stopped at step {step}; --resume {shlex.quote(str(out / 'last.pt'))} goes on")
     wait_for_all()  # rank 0 has been saving, and torchrun ends all processes when the first one has left
     sys.exit(128 + number)
 

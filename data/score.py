@@ -29,7 +29,7 @@ from torch.utils.data import Dataset, Subset
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from data import DataError, make_parser, one_line_errors
+from data import DataError, is_out_of_memory, make_parser, one_line_errors
 from data.characters import open_characters
 from data.images import cache_path, decode_all, open_images
 from data.runs import at_least, load_checkpoint, new_file, not_empty, save_checkpoint, wilson, write_file
@@ -94,6 +94,8 @@ def make_extractor(name: str, size: int, seed: int = 0) -> nn.Module:
     try:
         net = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], verbose=False)
     except Exception as error:  # a damaged file can raise almost any exception
+        if isinstance(error, NameError) or is_out_of_memory(error):
+            raise
         url = inception.URL_INCEPTION_V3
         place = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
         raise DataError(f"Inception's weights cannot be loaded ({error}): get {url} as {place}") from error
@@ -318,14 +320,16 @@ def copying(fake: Tensor, train: Tensor, leave_one_out: Tensor) -> dict[str, flo
     to the rest: new real pictures give 5% on average, copies 100%. (With a classifier that has learned its
     training pictures by heart, new ones give more.) The 95% interval joins two errors as independent ones:
     that of the share, and that of the limit, which is itself estimated from distances. The least of these
-    come in pairs, as two pictures are each other's nearest, so half as many are independent.
+    come in pairs, as two pictures are each other's nearest: where both are measured, they count as one.
     """
     distances = nearest(fake, train, 1)[0][:, 0]
     limit = torch.quantile(leave_one_out, 0.05)
     hits, n = int((distances < limit).sum()), len(distances)
     share = hits / n
     low, high = wilson(hits, n)
-    limit_error = 1.96 * (0.05 * 0.95 / (len(leave_one_out) / 2)) ** 0.5
+    measured = len(leave_one_out)
+    independent = measured / (1 + measured / len(train))
+    limit_error = 1.96 * (0.05 * 0.95 / independent) ** 0.5
     low = max(share - np.hypot(share - low, limit_error), 0.0)
     high = min(share + np.hypot(high - share, limit_error), 1.0)
     return {
@@ -398,7 +402,7 @@ def load_labels(path: Path | str, n: int, classes: int) -> np.ndarray:
             f"{path} holds ids {labels.min()} to {labels.max()}, but the data have {classes:,} classes:"
             " give --classes as to the script"
         )
-    if labels.max() < classes - 1:
+    if labels.max() < classes - 1 and len(np.unique(labels)) < n:  # all of the script's classes are there
         print(
             f"{path} holds ids {labels.min()} to {labels.max()}, and the data have {classes:,} classes;"
             " if the script was given --classes, give it here too",
@@ -565,7 +569,7 @@ def score_pictures(
     shown = None
     if args.neighbours:
         if args.limit and images.source.n > args.limit:
-            print("data.score: --neighbours looks for copies of these pictures only", file=sys.stderr)
+            print(f"data.score: --neighbours sees {args.limit:,} pictures, not the others", file=sys.stderr)
         shown = add_neighbours(rows, sets, fakes, real, real_features)
     return rows, shown
 

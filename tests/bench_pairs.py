@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     """Writes the sheets; with --answers the votes."""
     parser = make_parser("bench_pairs.py", "Sheets of a preference study for a judge")
     parser.add_argument("page", type=Path, help="the page of data.vote")
-    parser.add_argument("--judge", type=at_least(1), default=1, help="order and sides follow from it")
+    parser.add_argument("--judge", type=at_least(1), required=True, help="order and sides follow from it")
     parser.add_argument("--answers", type=Path, metavar="CSV", help="turn these into votes")
     parser.add_argument("--out", type=Path, required=True, help="folder for the sheets, or CSV file of votes")
     args = parser.parse_args(argv)

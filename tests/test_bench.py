@@ -260,5 +260,7 @@ def test_answers_that_are_not_whole_are_refused(call, tmp_path, monkeypatch, ans
     np.save("a.npy", grey_pictures(2, 20, 0))
     assert call(vote.main, "a.npy", "a.npy", "--pairs", 2, "--out", "study.html")[0] == 0
     Path("one.csv").write_text(answers)
-    code, _, err = call(bench_pairs.main, "study.html", "--answers", "one.csv", "--out", "votes.csv")
+    code, _, err = call(
+        bench_pairs.main, "study.html", "--judge", 1, "--answers", "one.csv", "--out", "votes.csv"
+    )
     assert code == 2 and "one.csv must hold" in err and not Path("votes.csv").exists()

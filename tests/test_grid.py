@@ -416,16 +416,30 @@ def test_processes_share_the_cells(run, tmp_path):
     assert "| bn_gd rmsprop ls | " in texts[0] and "| bn_gd rmsprop ls | " not in texts[1]
 
 
+LONGER = "--steps 16 --sample-every 2 --seeds 2 --losses ls".split()
+
+
 def test_processes_go_on_where_they_were_stopped(run, tmp_path):
-    ranks, outputs = launch_ranks(tmp_path, *SHARED)
+    ranks, outputs = launch_ranks(tmp_path, *LONGER)
     wait_for("seed1  step 2 ", outputs[1], ranks[1])
     for rank in ranks:
         os.kill(rank.pid, signal.SIGTERM)
     assert finish(*ranks) == [143, 143]
-    assert "stopped; --resume goes on" in outputs[0].read_text()
-    ranks, outputs = launch_ranks(tmp_path, *SHARED, "--resume")
+    assert "stopped; --resume out/last.pt goes on" in outputs[0].read_text()
+    ranks, outputs = launch_ranks(tmp_path, *LONGER, "--resume")
     assert finish(*ranks) == [0, 0]
-    assert run(*SHARED, out="whole")[0] == 0
+    assert run(*LONGER, out="whole")[0] == 0
+    assert same_grid("out", "whole")
+
+
+def test_if_a_process_dies_no_other_waits_for_ever(run, tmp_path):
+    ranks, outputs = launch_ranks(tmp_path, *LONGER)
+    wait_for("seed1  step 2 ", outputs[1], ranks[1])
+    os.killpg(ranks[1].pid, signal.SIGKILL)
+    codes = finish(*ranks)
+    assert codes[0] > 0 and codes[1] == -signal.SIGKILL
+    assert run(*LONGER, "--resume")[0] == 0
+    assert run(*LONGER, out="whole")[0] == 0
     assert same_grid("out", "whole")
 
 

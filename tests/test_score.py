@@ -443,7 +443,7 @@ def test_neighbours_show_the_copied_picture(rooms, tmp_path, capsys, monkeypatch
         score.main([*command.split(), "--limit", "250"])
     out, err = capsys.readouterr()
     assert "nearer than 95% of real pictures" in out and "near.png cannot be written" in err
-    assert "--neighbours looks for copies of these pictures only" in err  # of 250 of the 260
+    assert "--neighbours sees 250 pictures, not the others" in err  # there are 260
 
 
 # ---------------------------------------------------------------- command line
