@@ -377,10 +377,9 @@ def launch(*flags, output, environment=()):
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 12))])
 def test_killed_at_a_random_moment(run, tmp_path, seed):
-    moment, flags = (
-        random.Random(seed),
-        "--steps 16 --sample-every 2 --seeds 2 --losses ls --optimizers adam".split(),
-    )
+    moment = random.Random(seed)
+    # Many more steps than those it is killed at, or it may be done before
+    flags = "--steps 60 --sample-every 2 --seeds 2 --losses ls --optimizers adam".split()
     victim = launch(*flags, "--workers", "2", "--out", "out", output=tmp_path / "out.txt")
     wait_for(f"seed{moment.randint(0, 1)}  step {2 * moment.randint(1, 6)} ", tmp_path / "out.txt", victim)
     time.sleep(moment.uniform(0, 0.1))
