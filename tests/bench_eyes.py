@@ -55,19 +55,19 @@ def write_photos(data: str, size: int, path: Path) -> None:
     save_grid(torch.as_tensor(images[chosen]), path)
 
 
-def read_words(path: Path, n: int) -> list[str]:
-    """A judge's words about the pictures 1 to n, in this order."""
+def read_words(path: Path, n: int, known: tuple[str, ...] = VERDICTS) -> list[str]:
+    """A judge's words, each one of `known`, about what it saw as 1 to n, in this order."""
     try:
         rows = [(int(number), word.strip()) for number, word in csv.reader(path.read_text().splitlines())]
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
     except ValueError:
-        raise DataError(f"{path} must hold lines such as 01,degraded and nothing else") from None
+        raise DataError(f"{path} must hold lines such as 01,{known[1]} and nothing else") from None
     rows.sort()
     numbers = [number for number, _ in rows]
     words = [word for _, word in rows]
-    if numbers != list(range(1, n + 1)) or not set(words) <= set(VERDICTS):
-        raise DataError(f"{path} must hold one of {', '.join(VERDICTS)} for each of 1 to {n}")
+    if numbers != list(range(1, n + 1)) or not set(words) <= set(known):
+        raise DataError(f"{path} must hold one of {', '.join(known)} for each of 1 to {n}")
     return words
 
 

@@ -10,7 +10,6 @@ line such as 17,left. These answers become votes like those that people send bac
 """
 
 import base64
-import csv
 import io
 import json
 import re
@@ -21,6 +20,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from bench_eyes import read_words
 from PIL import Image, ImageDraw, ImageFont
 
 from data import DataError, make_parser, one_line_errors
@@ -76,21 +76,6 @@ def draw_sheet(study: Study, shown: list[tuple[int, int]], first: int) -> Image.
     return sheet
 
 
-def read_answers(path: Path, n: int) -> list[str]:
-    """A judge's answers about the pairs 1 to n as it saw them: left or right."""
-    try:
-        rows = [(int(number), side.strip()) for number, side in csv.reader(path.read_text().splitlines())]
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from error
-    except ValueError:
-        raise DataError(f"{path} must hold lines such as 17,left and nothing else") from None
-    rows.sort()
-    sides = [side for _, side in rows]
-    if [number for number, _ in rows] != list(range(1, n + 1)) or not set(sides) <= {"left", "right"}:
-        raise DataError(f"{path} must hold left or right for each of 1 to {n}")
-    return sides
-
-
 def to_votes(study: Study, judge: int, answers: list[str]) -> str:
     """The answers as a CSV file for data.vote --count."""
     lines = [",".join(COLUMNS)]
@@ -112,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         study = read_study(args.page)
         n = len(study.pairs)
         if args.answers:
-            votes = to_votes(study, args.judge, read_answers(args.answers, n))
+            votes = to_votes(study, args.judge, read_words(args.answers, n, ("left", "right")))
             with write_file(args.out) as file:
                 file.write(votes.encode())
             return
